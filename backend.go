@@ -1,0 +1,214 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// Backend is what several caches of a process share: the connection to Redis, and a clock. It is safe for
+// concurrent use.
+type Backend struct {
+	cfg   Config // resolved
+	opts  options
+	clock *clock
+
+	mu     sync.Mutex
+	caches map[string]interface{ Close() error } // by name; those that are open
+	closed bool
+}
+
+// Connect makes a backend for caches that are then made by [New], and closed with it. It returns an error
+// matching [ErrInvalidConfig] for a bad configuration, and an error that says so if Redis refuses it. Redis
+// being down is no error: the backend starts degraded, and heals by itself. Options that carry the type of
+// a value are given to New.
+func Connect(ctx context.Context, cfg Config, opts ...Option) (*Backend, error) {
+	cfg, err := cfg.resolve()
+	if err != nil {
+		return nil, err
+	}
+	o := collect(opts)
+	if o.err != nil {
+		return nil, o.err
+	}
+	b := &Backend{cfg: cfg, opts: o, clock: newClock(), caches: make(map[string]interface{ Close() error })}
+	if err := b.connect(ctx); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// connect reaches what the backend needs from outside this process.
+func (b *Backend) connect(context.Context) error {
+	switch b.cfg.Backend {
+	case BackendMemory, BackendNoop:
+		return nil
+	default:
+		return fieldError("Backend", quote(b.cfg.Backend), `"memory" or "noop"; the Redis backends are not part of this version`)
+	}
+}
+
+// Health returns nil if the backend answers.
+func (b *Backend) Health(ctx context.Context) error {
+	b.mu.Lock()
+	closed := b.closed
+	b.mu.Unlock()
+	if closed {
+		return ErrClosed
+	}
+	return ctx.Err()
+}
+
+// Close closes the caches that were made on the backend, and then its connection. It returns nil, the
+// second time too.
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	b.closed = true
+	var open []interface{ Close() error }
+	for _, c := range b.caches {
+		open = append(open, c)
+	}
+	b.mu.Unlock()
+	var errs []error
+	for _, c := range open {
+		errs = append(errs, c.Close())
+	}
+	b.clock.stop()
+	return errors.Join(errs...)
+}
+
+// New makes a cache with this name on a backend that the caller has connected and will close; closing the
+// cache leaves the backend open. The rest of its configuration is the backend's. opts add to the options
+// that Connect was given. A name can be in use once on a backend at a time: two caches of one name would
+// undo each other's promises.
+func New[T any](b *Backend, name string, opts ...Option) (*Client[T], error) {
+	if b == nil {
+		return nil, fieldError("backend", "nil", "what Connect returned")
+	}
+	cfg := b.cfg
+	if name != "" {
+		cfg.Name = name
+	}
+	if err := checkName("Name", cfg.Name); err != nil {
+		return nil, err
+	}
+	c, err := newClient[T](b, cfg, b.opts.with(opts))
+	if err != nil {
+		return nil, err
+	}
+	if err := b.register(cfg.Name, c); err != nil {
+		_ = c.Close() // of a cache that nobody has used
+		return nil, err
+	}
+	c.release = func() { b.unregister(cfg.Name) }
+	return c, nil
+}
+
+// Open makes a cache and the backend that cfg.Backend names. The cache owns the backend: closing the one
+// closes both.
+func Open[T any](ctx context.Context, cfg Config, opts ...Option) (*Client[T], error) {
+	b, err := Connect(ctx, cfg, opts...)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newClient[T](b, b.cfg, b.opts)
+	if err != nil {
+		_ = b.Close() // it has no caches, and the first error is the one to tell
+		return nil, err
+	}
+	c.release = func() { _ = b.Close() } // nil: no cache is registered with it
+	return c, nil
+}
+
+// NewMemory is [Open] for the memory backend.
+func NewMemory[T any](cfg Config, opts ...Option) (*Client[T], error) {
+	return openAs[T](context.Background(), BackendMemory, cfg, opts)
+}
+
+// NewRueidis is [Open] for Redis without a near cache.
+func NewRueidis[T any](ctx context.Context, cfg Config, opts ...Option) (*Client[T], error) {
+	return openAs[T](ctx, BackendRueidis, cfg, opts)
+}
+
+// NewRueidisAside is [Open] for Redis with a coherent near cache and leases across processes.
+func NewRueidisAside[T any](ctx context.Context, cfg Config, opts ...Option) (*Client[T], error) {
+	return openAs[T](ctx, BackendRueidisAside, cfg, opts)
+}
+
+// openAs opens a backend that was named by a constructor, which cfg must not contradict.
+func openAs[T any](ctx context.Context, backend string, cfg Config, opts []Option) (*Client[T], error) {
+	if cfg.Backend != "" && cfg.Backend != backend {
+		return nil, fieldError("Backend", quote(cfg.Backend), fmt.Sprintf("%q or nothing for this constructor; Open takes any", backend))
+	}
+	cfg.Backend = backend
+	return Open[T](ctx, cfg, opts...)
+}
+
+// newClient makes a cache on b without registering it.
+func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
+	if o.err != nil {
+		return nil, o.err
+	}
+	clone, err1 := typedOption[func(T) T]("WithClone", o.clone)
+	weigh, err2 := typedOption[func(string, T) int]("WithWeigher", o.weigher)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	c := &Client[T]{
+		clock:     b.clock,
+		cfg:       cfg,
+		window:    int64(min(max(cfg.StaleFor, cfg.StaleIfError), maxWindow)),
+		local:     SourceHit,
+		clone:     clone,
+		opts:      o,
+		gone:      errors.Join(append([]error{ErrNotFound}, o.notFound...)...),
+		stats:     newCounters(),
+		refreshes: make(chan struct{}, maxRefreshes),
+		closed:    make(chan struct{}),
+		release:   func() {},
+	}
+	if err := c.openStore(b, weigh); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// maxWindow keeps sums of times within an int64; it is over 30 years.
+const maxWindow = 1 << 60
+
+// openStore is the one place that tells backends apart.
+func (c *Client[T]) openStore(_ *Backend, weigh func(string, T) int) error {
+	switch c.cfg.Backend {
+	case BackendNoop:
+		c.store = noop[T]{}
+	default:
+		c.store = newMemory(c.cfg, c.clock, weigh, func() { c.observe(Event{Kind: EventEvicted}) })
+	}
+	c.flights = newFlights[T](flightRules{
+		timeout:  c.cfg.FetchTimeout,
+		cooldown: c.cfg.ErrorCooldown,
+		instant:  true,
+		failed:   func() { c.stats.fetchErrors.Add(1) },
+	})
+	return nil
+}
+
+func (b *Backend) register(name string, c interface{ Close() error }) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return ErrClosed
+	}
+	if b.caches[name] != nil {
+		return fieldError("Name", quote(name), "a name that no other open cache of this backend has")
+	}
+	b.caches[name] = c
+	return nil
+}
+
+func (b *Backend) unregister(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.caches, name)
+}

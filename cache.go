@@ -1,0 +1,311 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// FetchFunc gets the value of key from the source: the database, the remote service. key is the caller's,
+// on every backend. ctx carries the values of the caller who started the fetch but not its cancellation
+// (others may be waiting for the same result); it ends at [Config.FetchTimeout] and when the cache is
+// closed. An error is given to everybody who waits, unchanged, and is not cached; to say that the source
+// has no such key, return an error that matches [ErrNotFound] or a sentinel given to [WithNotFound].
+//
+// A function that is made once and takes the key from its argument costs nothing on a hit; a closure that
+// captures the key costs two allocations on every call, hit or not. [Client.Bind] makes that easy.
+type FetchFunc[T any] func(ctx context.Context, key string) (T, error)
+
+// Cache is what a service depends on, whichever backend it runs with. [Client] implements it, and says
+// what each method promises.
+type Cache[T any] interface {
+	Get(ctx context.Context, key string) (T, error)
+	Set(ctx context.Context, key string, value T, ttl time.Duration) error
+	Delete(ctx context.Context, key string) error
+	GetWithFetch(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (T, error)
+	Health(ctx context.Context) error
+	Close() error
+}
+
+// Client is a cache of values of type T under string keys of any bytes, up to [MaxKeyBytes]. It is safe
+// for concurrent use. Make one with [Open], [New] or a backend's own constructor, and Close it.
+//
+// Values that a backend keeps in this process (memory, rueidis-aside) are shared by everybody who gets
+// them, and must be taken as read-only; [WithClone] makes copies.
+type Client[T any] struct {
+	store   store[T]
+	clock   *clock
+	flights *flights[T]
+	cfg     Config // resolved
+	window  int64  // how long past its freshness an entry is kept, for StaleFor and StaleIfError
+	local   Source // what a hit in peek is: SourceHit, or SourceNearHit
+	clone   func(T) T
+	opts    options
+	gone    error // what a remembered "not found" returns
+	spread  bool  // several processes refresh the same entries, and should not do it together
+
+	stats     counters
+	refreshes chan struct{} // holds one element a refresh under way
+
+	closing sync.Once
+	closed  chan struct{}
+	release func() // gives the name back to the backend, and closes that if this client owns it
+}
+
+var _ Cache[struct{}] = (*Client[struct{}])(nil)
+
+// Get returns what is cached under key and within its ttl. It never fetches. It returns [ErrMiss] if
+// there is nothing, [ErrNotFound] if "the source has none" is remembered, [ErrMiss] together with
+// [ErrInvalidValue] if what is stored cannot be read, and [ErrUnavailable] if the backend does not answer.
+func (c *Client[T]) Get(ctx context.Context, key string) (T, error) {
+	if e := c.store.peek(key); e != nil && c.surelyFresh(e) {
+		c.countLocalHit()
+		if c.clone != nil {
+			return c.clone(e.value), nil
+		}
+		return e.value, nil
+	}
+	return c.get(ctx, key)
+}
+
+// GetWithFetch returns what is cached under key or else calls fetch, keeps what it returns for ttl, and
+// gives it to everybody who asks for key meanwhile. ttl says how long the value is fresh: [NoExpiry] is
+// for ever, zero or less means that what is fetched is not kept; it never limits the fetch.
+//
+// A fetch runs once for all who wait, apart from their contexts: a caller whose ctx ends gets its error,
+// at once, and the fetch goes on and is kept. What it returns is kept only if the key was neither set nor
+// deleted meanwhile. A panic in fetch is returned as a [*PanicError], and [runtime.Goexit] as [ErrGoexit];
+// a fetch that takes longer than [Config.FetchTimeout] as [ErrFetchTimeout]; one that asks for its own key
+// as [ErrReentrant]. A backend that does not answer is no error: then fetch is called.
+func (c *Client[T]) GetWithFetch(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (T, error) {
+	if e := c.store.peek(key); e != nil && c.surelyFresh(e) && fetch != nil {
+		c.countLocalHit()
+		if c.clone != nil {
+			return c.clone(e.value), nil
+		}
+		return e.value, nil
+	}
+	r, err := c.getOrFetch(ctx, key, ttl, fetch)
+	return r.Value, err
+}
+
+// Set keeps value under key for ttl, which must be more than zero ([ErrInvalidTTL]); it is honoured to the
+// millisecond, rounded up. It voids a fetch of key that is under way: that one is returned to those who
+// wait for it, but not kept. It returns [ErrInvalidValue] for a value that cannot be encoded or is too
+// large, and [ErrUnavailable] if the backend does not answer; then value may have been kept or not.
+func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Duration) (err error) {
+	if err := c.check(ctx, key); err != nil {
+		return err
+	}
+	if ttl <= 0 {
+		return fmt.Errorf("%w: %v, allowed: more than zero", ErrInvalidTTL, ttl)
+	}
+	fenced, err := c.flights.fence(ctx, key)
+	defer c.flights.unfence(key, fenced)
+	if err != nil {
+		return err
+	}
+	return c.backendError(c.store.set(ctx, key, c.entry(value, ttl, 0)))
+}
+
+// Delete removes what is cached under key. After it has returned nil, no call of this process returns what
+// was fetched before it, and on rueidis-aside none of any process does: a fetch that is under way is
+// returned to those who already wait for it, but not kept, and nobody else joins it.
+//
+// Write the source first and then Delete, or use [Client.Mutate]. Deleting what is not there is no error.
+// If it returns [ErrUnavailable] the value may still be there: try again.
+func (c *Client[T]) Delete(ctx context.Context, key string) error {
+	if err := c.check(ctx, key); err != nil {
+		return err
+	}
+	fenced, err := c.flights.fence(ctx, key)
+	defer c.flights.unfence(key, fenced)
+	if err != nil {
+		return err
+	}
+	return c.backendError(c.store.delete(ctx, key))
+}
+
+// Clear removes everything that this cache keeps, and nothing of any other, and voids running fetches as
+// Delete does.
+func (c *Client[T]) Clear(ctx context.Context) error {
+	if err := c.check(ctx, ""); err != nil {
+		return err
+	}
+	err := c.flights.fenceAll(ctx)
+	defer c.flights.unfenceAll()
+	if err != nil {
+		return err
+	}
+	return c.backendError(c.store.clear(ctx))
+}
+
+// Health returns nil if the backend answers, and otherwise an error that matches [ErrUnavailable] and the
+// cause.
+func (c *Client[T]) Health(ctx context.Context) error {
+	if err := c.check(ctx, ""); err != nil {
+		return err
+	}
+	return c.store.ping(ctx)
+}
+
+// Close ends the cache: callers that wait get [ErrClosed], running fetches are cancelled and what they
+// return is not kept, and every later call returns ErrClosed. It also closes the backend, unless the cache
+// was made by [New]. It returns nil, the second time too. A fetch that ignores its context is not waited
+// for.
+func (c *Client[T]) Close() error {
+	c.closing.Do(func() {
+		close(c.closed)
+		c.flights.close()
+		c.store.close()
+		c.release()
+	})
+	return nil
+}
+
+// Stats returns the counts so far. It may be called after Close.
+func (c *Client[T]) Stats() Stats {
+	s := c.stats.snapshot()
+	s.Entries, s.Evictions, s.Expirations = c.store.figures()
+	return s
+}
+
+// check returns the error of a call that cannot be served at all.
+func (c *Client[T]) check(ctx context.Context, key string) error {
+	select {
+	case <-c.closed:
+		return ErrClosed
+	default:
+	}
+	if len(key) > MaxKeyBytes {
+		return fmt.Errorf("%w: %d bytes long, allowed: up to %d", ErrInvalidKey, len(key), MaxKeyBytes)
+	}
+	return ctx.Err()
+}
+
+// surelyFresh reports whether e is fresh by the coarse clock, and needs no refresh. False means: look
+// closer. It is all that stands between a look-up in memory and its answer, and is false after Close.
+func (c *Client[T]) surelyFresh(e *entry[T]) bool {
+	return !e.negative() && c.clock.before(e.deadline-c.window-e.early())
+}
+
+func (c *Client[T]) countLocalHit() {
+	c.stats.hits.add()
+	if c.local == SourceNearHit {
+		c.stats.near.add()
+	}
+}
+
+// get is Get without its fast path.
+func (c *Client[T]) get(ctx context.Context, key string) (value T, err error) {
+	if err := c.check(ctx, key); err != nil {
+		return value, err
+	}
+	f, err := c.find(ctx, key)
+	switch {
+	case err != nil:
+		if errors.Is(err, ErrInvalidValue) {
+			c.stats.misses.Add(1)
+			err = fmt.Errorf("%w: %w", ErrMiss, err)
+		}
+		return value, err
+	case f.state == absent || f.state == stale:
+		c.stats.misses.Add(1)
+		return value, ErrMiss
+	}
+	r, err := c.hit(f)
+	return r.Value, err
+}
+
+// state is how old an entry is, in the order in which it goes through them.
+type state int
+
+const (
+	fresh      state = iota
+	refreshDue       // fresh, and due for a refresh ahead of its end
+	stale            // past its ttl
+	absent           // not there, or past the stale window
+)
+
+// found is what a look-up found.
+type found[T any] struct {
+	entry *entry[T] // nil if absent
+	state state
+	now   int64
+	near  bool // without asking anybody outside this process
+}
+
+// find looks key up. An error matches ErrUnavailable, ErrInvalidValue, or is the context's.
+func (c *Client[T]) find(ctx context.Context, key string) (found[T], error) {
+	e := c.store.peek(key)
+	now := c.clock.now()
+	if f := c.judge(e, now); f.state != absent {
+		f.near = true
+		return f, nil
+	}
+	e, err := c.store.lookup(ctx, key)
+	if err != nil {
+		return found[T]{state: absent, now: now}, c.backendError(err)
+	}
+	return c.judge(e, c.clock.now()), nil
+}
+
+// judge tells the state of e at now.
+func (c *Client[T]) judge(e *entry[T], now int64) found[T] {
+	f := found[T]{entry: e, now: now}
+	switch {
+	case e == nil || now >= e.deadline:
+		f.entry, f.state = nil, absent
+	case now >= e.freshUntil(c.window):
+		f.state = stale
+	case e.early() > 0 && now >= e.freshUntil(c.window)-e.early():
+		f.state = refreshDue
+	default:
+		f.state = fresh
+	}
+	return f
+}
+
+// hit returns the result of a look-up that is answered by what was found, and counts it.
+func (c *Client[T]) hit(f found[T]) (r Result[T], err error) {
+	c.stats.hits.add()
+	r.Source = SourceHit
+	if f.near {
+		r.Source = c.local
+	}
+	if r.Source == SourceNearHit {
+		c.stats.near.add()
+	}
+	r.Age = f.entry.age(f.now)
+	if f.entry.negative() {
+		c.stats.negative.Add(1)
+		r.Source = SourceNegative
+		return r, c.gone
+	}
+	if f.state == stale {
+		c.stats.stale.Add(1)
+		r.Source = SourceStale
+		r.Staleness = time.Duration(f.now - f.entry.freshUntil(c.window))
+	}
+	r.Value = c.copied(f.entry.value)
+	return r, nil
+}
+
+// copied is what a caller gets of a value that others get too.
+func (c *Client[T]) copied(value T) T {
+	if c.clone != nil {
+		return c.clone(value)
+	}
+	return value
+}
+
+// backendError counts an error of the backend, and lets every error through.
+func (c *Client[T]) backendError(err error) error {
+	if err != nil && errors.Is(err, ErrUnavailable) {
+		c.stats.backendErrors.Add(1)
+		c.observe(Event{Kind: EventBackendError, Err: err})
+	}
+	return err
+}

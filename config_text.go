@@ -1,0 +1,340 @@
+package cacheaside
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// configField is one parameter of the one-line form and the place in a Config that it sets: a *string,
+// *[]string, *int, *bool, *float64 or *time.Duration.
+type configField struct {
+	name  string
+	place func(*Config) any
+}
+
+// configFields is the one list of parameters; parsing, printing and error texts all read it. Its order
+// is the order in which String prints them.
+var configFields = []configField{
+	{"backend", func(c *Config) any { return &c.Backend }},
+	{"redis", func(c *Config) any { return &c.Redis.URL }},
+	{"addrs", func(c *Config) any { return &c.Redis.Addrs }},
+	{"username", func(c *Config) any { return &c.Redis.Username }},
+	{"password", func(c *Config) any { return &c.Redis.Password }},
+	{"db", func(c *Config) any { return &c.Redis.DB }},
+	{"tls", func(c *Config) any { return &c.Redis.TLS }},
+	{"sentinel_master", func(c *Config) any { return &c.Redis.SentinelMaster }},
+	{"cluster", func(c *Config) any { return &c.Redis.Cluster }},
+	{"prefix", func(c *Config) any { return &c.Prefix }},
+	{"name", func(c *Config) any { return &c.Name }},
+	{"max_entries", func(c *Config) any { return &c.MaxEntries }},
+	{"local_ttl", func(c *Config) any { return &c.LocalTTL }},
+	{"reap_interval", func(c *Config) any { return &c.ReapInterval }},
+	{"fetch_timeout", func(c *Config) any { return &c.FetchTimeout }},
+	{"op_timeout", func(c *Config) any { return &c.OpTimeout }},
+	{"lease_ttl", func(c *Config) any { return &c.LeaseTTL }},
+	{"negative_ttl", func(c *Config) any { return &c.NegativeTTL }},
+	{"stale_for", func(c *Config) any { return &c.StaleFor }},
+	{"stale_if_error", func(c *Config) any { return &c.StaleIfError }},
+	{"refresh_ahead", func(c *Config) any { return &c.RefreshAhead }},
+	{"soft_timeout", func(c *Config) any { return &c.SoftTimeout }},
+	{"jitter", func(c *Config) any { return &c.Jitter }},
+	{"error_cooldown", func(c *Config) any { return &c.ErrorCooldown }},
+	{"max_value_bytes", func(c *Config) any { return &c.MaxValueBytes }},
+}
+
+// redacted stands in a printed Config where a password was, as in [net/url.URL.Redacted].
+const redacted = "xxxxx"
+
+// ParseConfig reads the one-line form of a Config: the backend as the scheme, for Redis the user, the
+// hosts (separated by commas) and the database as in any Redis URL, and every field of Config as a query
+// parameter named after it in snake case:
+//
+//	memory://?max_entries=100000&stale_for=1m
+//	rueidis://user:password@host:6379/0?prefix=app&name=users
+//	rueidis-aside://host1:6379,host2:6379?cluster=true
+//	rueidis:///run/redis/redis.sock?db=1
+//
+// An unknown or repeated parameter and a value that cannot be read are errors matching
+// [ErrInvalidConfig]. No error text contains the password.
+func ParseConfig(s string) (Config, error) {
+	var c Config
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok || scheme == "" {
+		return c, fmt.Errorf("%w: no backend before a \"://\", allowed: backend://[user:password@host:port/db][?parameters]", ErrInvalidConfig)
+	}
+	c.Backend = scheme
+	if fragment := strings.IndexByte(rest, '#'); fragment >= 0 {
+		return Config{}, fieldError("fragment", quote("#…"), "none; write # in a value as %23")
+	}
+	rest, query, _ := strings.Cut(rest, "?")
+	if err := c.parseLocation(rest); err != nil {
+		return Config{}, err
+	}
+	if err := c.parseQuery(query); err != nil {
+		return Config{}, err
+	}
+	if c.Backend != scheme {
+		return Config{}, fieldError("backend", quote(c.Backend), "the scheme's, "+quote(scheme))
+	}
+	if _, err := c.resolve(); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// parseLocation reads [user[:password]@][host[:port][,…]][/db] or /path/of/a.sock. It does not use
+// url.Parse, which takes one host only and quotes its input, password and all, in its errors.
+func (c *Config) parseLocation(s string) error {
+	authority, path, _ := strings.Cut(s, "/")
+	if c.Backend == BackendMemory || c.Backend == BackendNoop {
+		if authority != "" || path != "" {
+			return fieldError("location", "given", "nothing between :// and ? for backend "+quote(c.Backend))
+		}
+		return nil
+	}
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		if err := c.parseUser(authority[:at]); err != nil {
+			return err
+		}
+		authority = authority[at+1:]
+	}
+	if authority != "" {
+		c.Redis.Addrs = strings.Split(authority, ",")
+	}
+	switch db, err := strconv.Atoi(path); {
+	case path == "":
+	case err == nil:
+		c.Redis.DB = db
+	case authority == "":
+		socket, err := url.PathUnescape("/" + path)
+		if err != nil {
+			return fieldError("location", quote(path), "a database number or the path of a unix socket")
+		}
+		c.Redis.Addrs = []string{socket}
+	default:
+		return fieldError("Redis.DB", quote(path), "a number")
+	}
+	return nil
+}
+
+func (c *Config) parseUser(s string) error {
+	name, password, _ := strings.Cut(s, ":")
+	var err1, err2 error
+	c.Redis.Username, err1 = url.PathUnescape(name)
+	c.Redis.Password, err2 = url.PathUnescape(password)
+	if err1 != nil || err2 != nil {
+		return fmt.Errorf("%w: user or password is not percent-encoded correctly, allowed: %% only as in %%25", ErrInvalidConfig)
+	}
+	return nil
+}
+
+func (c *Config) parseQuery(query string) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return fmt.Errorf("%w: the part after ? cannot be read, allowed: name=value&name=value, percent-encoded", ErrInvalidConfig)
+	}
+	for name, given := range values {
+		f, ok := findField(name)
+		switch {
+		case !ok:
+			return fieldError("parameter", quote(name), fieldNames())
+		case len(given) > 1:
+			return fieldError(name, fmt.Sprintf("given %d times", len(given)), "once")
+		}
+		if err := parseField(f.place(c), given[0]); err != nil {
+			return fieldError(name, quote(given[0]), err.Error())
+		}
+	}
+	return nil
+}
+
+func findField(name string) (configField, bool) {
+	for _, f := range configFields {
+		if f.name == name {
+			return f, true
+		}
+	}
+	return configField{}, false
+}
+
+func fieldNames() string {
+	names := make([]string, len(configFields))
+	for i, f := range configFields {
+		names[i] = f.name
+	}
+	return strings.Join(names, ", ")
+}
+
+// parseField sets *place from its text; the error says what is allowed.
+func parseField(place any, text string) (err error) {
+	switch p := place.(type) {
+	case *string:
+		*p = text
+	case *[]string:
+		*p = strings.Split(text, ",")
+	case *int:
+		if *p, err = strconv.Atoi(text); err != nil {
+			return errors.New("a whole number")
+		}
+	case *bool:
+		if *p, err = strconv.ParseBool(text); err != nil {
+			return errors.New("true or false")
+		}
+	case *float64:
+		if *p, err = strconv.ParseFloat(text, 64); err != nil {
+			return errors.New("a number")
+		}
+	case *time.Duration:
+		if *p, err = time.ParseDuration(text); err != nil {
+			return errors.New(`a duration such as "1m30s"`)
+		}
+	default:
+		panic(fmt.Sprintf("cacheaside: no parser for a field of type %T", place))
+	}
+	return nil
+}
+
+// formatField is the inverse of parseField; it returns "" for a zero value.
+func formatField(place any) string {
+	switch p := place.(type) {
+	case *string:
+		return *p
+	case *[]string:
+		return strings.Join(*p, ",")
+	case *int:
+		return nonZero(*p, strconv.Itoa)
+	case *bool:
+		return nonZero(*p, strconv.FormatBool)
+	case *float64:
+		return nonZero(*p, func(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) })
+	case *time.Duration:
+		return nonZero(*p, time.Duration.String)
+	default:
+		panic(fmt.Sprintf("cacheaside: no printer for a field of type %T", place))
+	}
+}
+
+func nonZero[V comparable](v V, format func(V) string) string {
+	var zero V
+	if v == zero {
+		return ""
+	}
+	return format(v)
+}
+
+// String returns the one-line form that [ParseConfig] reads, with what differs from the zero value, and
+// with xxxxx for every password.
+func (c Config) String() string {
+	if c.Redis.Password != "" {
+		c.Redis.Password = redacted
+	}
+	c.Redis.URL = redactURL(c.Redis.URL)
+	setDefault(&c.Backend, BackendMemory)
+	var b strings.Builder
+	b.WriteString(c.Backend + "://")
+	separator := byte('?')
+	for _, f := range configFields[1:] {
+		if text := formatField(f.place(&c)); text != "" {
+			b.WriteByte(separator)
+			b.WriteString(f.name + "=" + url.QueryEscape(text))
+			separator = '&'
+		}
+	}
+	return b.String()
+}
+
+// redactURL hides what stands between the first colon of a URL's user part and its last @. It works on
+// text, since a URL that does not parse must not be printed whole either.
+func redactURL(s string) string {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		scheme, rest = "", s
+	} else {
+		scheme += "://"
+	}
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+		if user, _, hasPassword := strings.Cut(rest[:at], ":"); hasPassword {
+			return scheme + user + ":" + redacted + rest[at:]
+		}
+	}
+	return s
+}
+
+// MarshalText returns [Config.String]: without passwords, on purpose.
+func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText reads the one-line form, for environment variables and flags.
+func (c *Config) UnmarshalText(text []byte) (err error) {
+	*c, err = ParseConfig(string(text))
+	return err
+}
+
+// UnmarshalJSON reads an object whose names are those of the one-line form, with Redis' own under
+// "redis", and durations as text ("1m30s") or nanoseconds; or a string in the one-line form.
+func (c *Config) UnmarshalJSON(data []byte) error {
+	var line string
+	if json.Unmarshal(data, &line) == nil {
+		return c.UnmarshalText([]byte(line))
+	}
+	var given map[string]json.RawMessage
+	if err := json.Unmarshal(data, &given); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidConfig, err)
+	}
+	var parsed Config
+	for name, value := range given {
+		if name == "redis" {
+			if err := strictJSON(value, &parsed.Redis); err != nil {
+				return fmt.Errorf("%w: redis: %w", ErrInvalidConfig, err)
+			}
+			continue
+		}
+		if err := parsed.setJSON(name, value); err != nil {
+			return err
+		}
+	}
+	if _, err := parsed.resolve(); err != nil {
+		return err
+	}
+	*c = parsed
+	return nil
+}
+
+func (c *Config) setJSON(name string, value json.RawMessage) error {
+	f, ok := findField(name)
+	if !ok {
+		return fieldError("field", quote(name), fieldNames())
+	}
+	place := f.place(c)
+	var text string
+	if _, isDuration := place.(*time.Duration); isDuration && json.Unmarshal(value, &text) == nil {
+		if err := parseField(place, text); err != nil {
+			return fieldError(name, quote(text), err.Error())
+		}
+		return nil
+	}
+	if err := json.Unmarshal(value, place); err != nil {
+		return fieldError(name, "of the wrong JSON type", fmt.Sprintf("%T", place)[1:])
+	}
+	return nil
+}
+
+func strictJSON(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
+
+// quote shows a value from outside in an error, shortened.
+func quote(s string) string {
+	const most = 64
+	if len(s) > most {
+		s = s[:most] + "…"
+	}
+	return strconv.Quote(s)
+}

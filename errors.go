@@ -1,0 +1,81 @@
+package cacheaside
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrMiss is returned by [Client.Get] when nothing usable is cached under the key.
+	ErrMiss = errors.New("cacheaside: miss")
+
+	// ErrNotFound means that the source has no value for the key. A fetch reports it by returning an
+	// error that matches ErrNotFound or a sentinel given to [WithNotFound]; look-ups return it when
+	// such an answer is cached (see [Config.NegativeTTL]).
+	ErrNotFound = errors.New("cacheaside: not found")
+
+	// ErrInvalidValue means that a value or a function argument cannot be used: it cannot be encoded,
+	// is over a size limit, or is nil where something is needed. From [Client.Get] together with
+	// ErrMiss it means that the stored bytes cannot be decoded.
+	ErrInvalidValue = errors.New("cacheaside: invalid value")
+
+	// ErrInvalidTTL is returned by [Client.Set] for a ttl of zero or less.
+	ErrInvalidTTL = errors.New("cacheaside: invalid ttl")
+
+	// ErrInvalidKey is returned by every method for a key of more than [MaxKeyBytes] bytes.
+	ErrInvalidKey = errors.New("cacheaside: invalid key")
+
+	// ErrInvalidConfig is returned by constructors and [ParseConfig]; the text names the field, the
+	// value and what is allowed.
+	ErrInvalidConfig = errors.New("cacheaside: invalid configuration")
+
+	// ErrUnavailable means that the backend did not answer, or refused. Get, Set, Delete and Health
+	// return it together with the cause; GetWithFetch never does, it fetches instead.
+	ErrUnavailable = errors.New("cacheaside: backend unavailable")
+
+	// ErrClosed is returned by every method after Close, and to callers that Close found waiting.
+	ErrClosed = errors.New("cacheaside: closed")
+
+	// ErrFetchTimeout is what the callers of a fetch get when it did not end within
+	// [Config.FetchTimeout]. It comes together with [context.DeadlineExceeded].
+	ErrFetchTimeout = errors.New("cacheaside: fetch timed out")
+
+	// ErrReentrant is returned to a fetch that asks, directly or through other fetches, for a key that
+	// waits for this very fetch: waiting for it would be a deadlock.
+	ErrReentrant = errors.New("cacheaside: fetch asks for its own key")
+
+	// ErrGoexit is what the callers of a fetch get when it ended its goroutine with [runtime.Goexit].
+	ErrGoexit = errors.New("cacheaside: fetch called runtime.Goexit")
+)
+
+// PanicError is what every caller of a fetch gets when it panicked.
+type PanicError struct {
+	Value any    // what was given to panic
+	Stack []byte // the stack of the fetch at that moment, as [runtime/debug.Stack] prints it
+}
+
+// Error names the kind of the panic's value and, if that is an error, nothing of its text: a text may
+// hold what must not be logged. Value and Stack have the rest.
+func (e *PanicError) Error() string {
+	return fmt.Sprintf("cacheaside: fetch panicked with a value of type %T", e.Value)
+}
+
+// Unwrap returns the panic's value if it is an error, so that errors.Is finds it.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// notFoundError is a fetch's "not found" made to match [ErrNotFound] as well as itself.
+type notFoundError struct{ cause error }
+
+func (e *notFoundError) Error() string { return "cacheaside: not found: " + e.cause.Error() }
+
+func (e *notFoundError) Unwrap() []error { return []error{ErrNotFound, e.cause} }
+
+// fieldError says which field of a Config has a value that it must not have.
+func fieldError(field string, value any, allowed string) error {
+	return fmt.Errorf("%w: %s is %v, allowed: %s", ErrInvalidConfig, field, value, allowed)
+}
+
+func unavailable(cause error) error { return fmt.Errorf("%w: %w", ErrUnavailable, cause) }

@@ -1,0 +1,159 @@
+package cacheaside
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// flightKey is the key under which the context of a fetch holds its *flightContext.
+type flightKey struct{}
+
+// flightContext is the context that a fetch runs under: the values of the caller who started it, but
+// none of its cancellation; a deadline of its own; and an end when nobody can use the result any more.
+// It also carries what the fetch may ask and tell (see [Previous], [OverrideTTL], [SkipStore]).
+//
+// It makes a cancellable context only when the fetch asks for Done. Most of the cost of a context is in
+// its timer, and the flights already have one that ends them at FetchTimeout. Value hands keys on to that
+// inner context, so that contexts derived from this one attach to it without a goroutine each.
+type flightContext struct {
+	values   context.Context // the starter's, without its cancellation
+	deadline time.Time       // zero: none
+	owner    any             // the *flights that it belongs to
+	keys     []string        // what is being fetched
+	parent   *flightContext  // the fetch from within which this one was started, if any
+
+	previous  any          // *entry[T] of the stale value that the fetch replaces, or nil
+	ttl       atomic.Int64 // set by OverrideTTL; ttlUnset otherwise
+	skipStore atomic.Bool  // set by SkipStore
+
+	mu    sync.Mutex
+	inner atomic.Pointer[cancellable] // written under mu
+	err   atomic.Pointer[error]       // why it ended; written under mu
+
+	waits map[*flightContext]int // flights that callers inside this fetch wait for; guarded by waitsMu
+}
+
+type cancellable struct {
+	context.Context
+	cancel context.CancelFunc
+}
+
+// ttlUnset is the value of flightContext.ttl before OverrideTTL.
+const ttlUnset = int64(-1) << 63
+
+func (f *flightContext) Deadline() (time.Time, bool) { return f.deadline, !f.deadline.IsZero() }
+
+func (f *flightContext) Done() <-chan struct{} {
+	if in := f.inner.Load(); in != nil {
+		return in.Done()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if in := f.inner.Load(); in != nil {
+		return in.Done()
+	}
+	in := new(cancellable)
+	if f.deadline.IsZero() {
+		in.Context, in.cancel = context.WithCancel(f.values)
+	} else {
+		in.Context, in.cancel = context.WithDeadline(f.values, f.deadline)
+	}
+	if f.err.Load() != nil {
+		in.cancel()
+	}
+	f.inner.Store(in)
+	return in.Done()
+}
+
+func (f *flightContext) Err() error {
+	if in := f.inner.Load(); in != nil {
+		return in.Err()
+	}
+	if err := f.err.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func (f *flightContext) Value(key any) any {
+	if key == (flightKey{}) {
+		return f
+	}
+	if in := f.inner.Load(); in != nil {
+		return in.Value(key)
+	}
+	return f.values.Value(key)
+}
+
+// end ends the context with err, unless it has ended.
+func (f *flightContext) end(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err.Load() != nil {
+		return
+	}
+	f.err.Store(&err)
+	if in := f.inner.Load(); in != nil {
+		in.cancel()
+	}
+}
+
+// flightOf returns the fetch that ctx belongs to, or nil.
+func flightOf(ctx context.Context) *flightContext {
+	f, _ := ctx.Value(flightKey{}).(*flightContext)
+	return f
+}
+
+// runs reports whether f, or a fetch that it was started from, fetches key for owner.
+func (f *flightContext) runs(owner any, key string) bool {
+	for ; f != nil; f = f.parent {
+		if f.owner == owner && f.err.Load() == nil && slices.Contains(f.keys, key) {
+			return true
+		}
+	}
+	return false
+}
+
+// waitsMu guards who waits for whom, over all caches, since fetches of different caches can wait for
+// each other. Only calls made from within a fetch take it.
+var waitsMu sync.Mutex
+
+// awaits notes that a caller inside fetch f is about to wait for flight g, and returns ErrReentrant
+// instead if g waits for f, so that the wait would never end. leave takes the note back.
+func (f *flightContext) awaits(g *flightContext) error {
+	waitsMu.Lock()
+	defer waitsMu.Unlock()
+	if g.reaches(f) {
+		return ErrReentrant
+	}
+	if f.waits == nil {
+		f.waits = make(map[*flightContext]int)
+	}
+	f.waits[g]++
+	return nil
+}
+
+func (f *flightContext) leave(g *flightContext) {
+	waitsMu.Lock()
+	defer waitsMu.Unlock()
+	if f.waits[g]--; f.waits[g] == 0 {
+		delete(f.waits, g)
+	}
+}
+
+// reaches reports whether f waits for target, directly or through others. waitsMu must be held. The
+// graph has no cycle, since awaits lets none arise, and holds only fetches that wait for others.
+func (f *flightContext) reaches(target *flightContext) bool {
+	if f == target {
+		return true
+	}
+	for g := range f.waits {
+		if g.reaches(target) {
+			return true
+		}
+	}
+	return false
+}

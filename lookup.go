@@ -1,0 +1,212 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Source says where the value of a [Result] came from.
+type Source uint8
+
+const (
+	SourceHit      Source = iota + 1 // it was kept, and within its ttl
+	SourceNearHit                    // the same, in this process, on rueidis-aside
+	SourceStale                      // it was kept, and past its ttl
+	SourceNegative                   // "the source has none" was remembered
+	SourceFetched                    // this look-up started the fetch
+	SourceJoined                     // another look-up had started the fetch
+)
+
+var sourceNames = [...]string{"none", "hit", "near hit", "stale", "negative", "fetched", "joined"}
+
+// String returns the word for s that the documentation uses.
+func (s Source) String() string {
+	if int(s) < len(sourceNames) {
+		return sourceNames[s]
+	}
+	return fmt.Sprintf("Source(%d)", s)
+}
+
+// Result is the answer to a look-up, and what is known about it.
+type Result[T any] struct {
+	Value     T
+	Source    Source        // zero if the look-up failed
+	Age       time.Duration // since it was stored; zero if it was fetched for this look-up
+	Staleness time.Duration // how far past its ttl it is; zero while it is fresh
+}
+
+// Lookup is [Client.GetWithFetch] that also tells where the value came from and how old it is.
+func (c *Client[T]) Lookup(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (Result[T], error) {
+	return c.getOrFetch(ctx, key, ttl, fetch)
+}
+
+// Loader is a cache together with a ttl and a way to fetch; see [Client.Bind].
+type Loader[T any] struct {
+	client *Client[T]
+	ttl    time.Duration
+	fetch  FetchFunc[T]
+}
+
+// Bind returns a Loader that gets keys as GetWithFetch(ctx, key, ttl, fetch) does. A hit through it
+// allocates nothing, whatever fetch captures, since fetch is made once.
+func (c *Client[T]) Bind(ttl time.Duration, fetch FetchFunc[T]) *Loader[T] {
+	return &Loader[T]{client: c, ttl: ttl, fetch: fetch}
+}
+
+// Get is [Client.GetWithFetch] with the ttl and the fetch that l was bound to.
+func (l *Loader[T]) Get(ctx context.Context, key string) (T, error) {
+	return l.client.GetWithFetch(ctx, key, l.ttl, l.fetch)
+}
+
+// request is what a caller asks for: key, and how to get it if it is not there.
+type request[T any] struct {
+	key   string
+	ttl   time.Duration
+	fetch FetchFunc[T]
+}
+
+// getOrFetch answers a look-up in the order that the documentation gives: what is fresh, what is stale
+// while it is being refreshed, and else the flight of the key.
+func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (Result[T], error) {
+	if err := c.check(ctx, key); err != nil {
+		return Result[T]{}, err
+	}
+	if fetch == nil {
+		return Result[T]{}, fmt.Errorf("%w: fetch is nil", ErrInvalidValue)
+	}
+	q := request[T]{key, ttl, fetch}
+	l := lookedUp[T]{ended: c.flights.endedSoFar(key)}
+	var err error
+	l.found, err = c.find(ctx, key)
+	switch f := l.found; {
+	case err != nil && ctx.Err() != nil:
+		return Result[T]{}, ctx.Err()
+	case errors.Is(err, ErrClosed):
+		return Result[T]{}, err
+	case f.state == refreshDue, f.state == stale && f.now < f.entry.freshUntil(c.window)+int64(c.cfg.StaleFor):
+		c.refresh(ctx, q, l)
+		return c.hit(f)
+	case f.state == fresh:
+		return c.hit(f)
+	}
+	l.failed = errors.Is(err, ErrUnavailable)
+	return c.fetchOrJoin(ctx, q, l)
+}
+
+// lookedUp is what the caller who starts a flight has found, for the flight not to look again.
+type lookedUp[T any] struct {
+	found  found[T]
+	failed bool   // the backend did not answer
+	ended  uint64 // how many flights had ended before the look-up
+}
+
+// fetchOrJoin waits for the flight of the key, having started it if there was none.
+func (c *Client[T]) fetchOrJoin(ctx context.Context, q request[T], l lookedUp[T]) (Result[T], error) {
+	if err := c.flights.cooling(q.key); err != nil {
+		c.stats.misses.Add(1)
+		return c.insteadOf(err, l.found)
+	}
+	f, started, err := c.flights.join(ctx, q.key, func(f *flight[T]) { c.run(f, q, l) })
+	if err != nil {
+		return Result[T]{}, err
+	}
+	if started {
+		c.stats.misses.Add(1)
+	} else {
+		c.stats.joined.Add(1)
+		c.observe(Event{Kind: EventJoined})
+	}
+	r, err := c.wait(ctx, f, l.found)
+	if err == nil && !started && r.Source == SourceFetched {
+		r.Source = SourceJoined
+	}
+	return r, err
+}
+
+// insteadOf returns the stale entry that a look-up found in the place of a fetch's error, if it is within
+// StaleIfError. That the source has none is an answer, and no error to cover up.
+func (c *Client[T]) insteadOf(err error, was found[T]) (Result[T], error) {
+	if was.entry == nil || was.entry.negative() || c.isNotFound(err) || errors.Is(err, ErrClosed) {
+		return Result[T]{}, err
+	}
+	was.now = c.clock.now()
+	if was.now >= was.entry.freshUntil(c.window)+int64(c.cfg.StaleIfError) {
+		return Result[T]{}, err
+	}
+	return c.outlived(was)
+}
+
+// outlived returns an entry that is given out only because there is nothing better. The look-up has been
+// counted as a miss, or as one that joined.
+func (c *Client[T]) outlived(f found[T]) (Result[T], error) {
+	c.stats.stale.Add(1)
+	c.observe(Event{Kind: EventStale})
+	return Result[T]{
+		Value:     c.copied(f.entry.value),
+		Source:    SourceStale,
+		Age:       f.entry.age(f.now),
+		Staleness: max(0, time.Duration(f.now-f.entry.freshUntil(c.window))),
+	}, nil
+}
+
+// wait returns the outcome of f, or the error of ctx if that ends first, or after SoftTimeout the stale
+// entry that the look-up found.
+func (c *Client[T]) wait(ctx context.Context, f *flight[T], was found[T]) (Result[T], error) {
+	if inside := flightOf(ctx); inside != nil {
+		if err := inside.awaits(f.context); err != nil {
+			return Result[T]{}, err
+		}
+		defer inside.leave(f.context)
+	}
+	var soft <-chan time.Time
+	if c.cfg.SoftTimeout > 0 && was.entry != nil && !was.entry.negative() {
+		t := time.NewTimer(c.cfg.SoftTimeout)
+		defer t.Stop()
+		soft = t.C
+	}
+	select {
+	case <-f.done:
+	case <-soft:
+		if was.now = c.clock.now(); was.now < was.entry.deadline {
+			return c.outlived(was)
+		}
+		return c.wait(ctx, f, found[T]{})
+	case <-ctx.Done():
+		return Result[T]{}, ctx.Err()
+	}
+	if f.err != nil {
+		return c.insteadOf(f.err, was)
+	}
+	r := f.result
+	r.Value = c.copied(r.Value)
+	return r, nil
+}
+
+// maxRefreshes bounds the refreshes that a cache has running in the background. One that is over it is
+// left out: the next caller of its key tries again.
+const maxRefreshes = 256
+
+// refresh starts a flight that replaces what was found, and does not wait for it.
+func (c *Client[T]) refresh(ctx context.Context, q request[T], l lookedUp[T]) {
+	if c.flights.cooling(q.key) != nil {
+		return
+	}
+	select {
+	case c.refreshes <- struct{}{}:
+	default:
+		c.stats.refreshesRefused.Add(1)
+		return
+	}
+	// The refresh is nobody's wait: it must not count as part of a fetch that its caller may be.
+	ctx = context.WithValue(ctx, flightKey{}, (*flightContext)(nil))
+	_, started, err := c.flights.join(ctx, q.key, func(f *flight[T]) {
+		defer func() { <-c.refreshes }()
+		c.stats.refreshes.Add(1)
+		c.run(f, q, l)
+	})
+	if !started || err != nil {
+		<-c.refreshes
+	}
+}

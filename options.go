@@ -1,0 +1,148 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+)
+
+// An Option gives a constructor what a [Config] cannot hold: Go values. Those that carry a type are
+// checked by the constructor, which returns an error matching [ErrInvalidConfig] for one of another type
+// than the cache's.
+type Option func(*options)
+
+// options is what the Options were. Fields of type any hold something of the cache's type T, which only
+// the constructor knows.
+type options struct {
+	codec        any // Codec[T]
+	clone        any // func(T) T
+	weigher      any // func(string, T) int
+	notFound     []error
+	observer     Observer
+	logger       *slog.Logger
+	rueidis      []any // func(*rueidis.ClientOption), kept untyped so that only conn.go imports rueidis
+	fetchContext func(context.Context) context.Context
+	detectWrites bool
+	err          error // the first bad option
+}
+
+func collect(opts []Option) options {
+	return options{}.with(opts)
+}
+
+// with returns o with further options applied, leaving o as it was.
+func (o options) with(opts []Option) options {
+	o.notFound = slices.Clip(o.notFound)
+	o.rueidis = slices.Clip(o.rueidis)
+	for _, opt := range opts {
+		if opt != nil {
+			opt(&o)
+		}
+	}
+	return o
+}
+
+func (o *options) fail(name, allowed string) {
+	if o.err == nil {
+		o.err = fieldError(name, "nil", allowed)
+	}
+}
+
+// WithCodec sets how values are written to Redis and read back. Defaults to [JSONCodec].
+func WithCodec[T any](codec Codec[T]) Option {
+	return func(o *options) {
+		if o.codec = codec; codec == nil {
+			o.fail("WithCodec", "a codec")
+		}
+	}
+}
+
+// WithNotFound names the errors that mean "the source has none", sql.ErrNoRows for instance. A fetch's
+// error that matches one of them matches [ErrNotFound] too, and is remembered for [Config.NegativeTTL];
+// what is returned from that memory matches ErrNotFound and each of errs.
+func WithNotFound(errs ...error) Option {
+	return func(o *options) {
+		for _, err := range errs {
+			if err == nil {
+				o.fail("WithNotFound", "errors that are not nil")
+				return
+			}
+		}
+		o.notFound = append(o.notFound, errs...)
+	}
+}
+
+// WithClone makes a cache that keeps values in this process hand out clone(value), so that a caller may
+// change what it got. Without it such values are shared by all callers and must be taken as read-only.
+// clone must be safe for concurrent use.
+func WithClone[T any](clone func(T) T) Option {
+	return func(o *options) {
+		if o.clone = clone; clone == nil {
+			o.fail("WithClone", "a function")
+		}
+	}
+}
+
+// WithWeigher makes [Config.MaxEntries] a bound on the total weight instead of on the number of entries.
+// A weight below 1 counts as 1. An entry too heavy for the cache is not kept: Set returns
+// [ErrInvalidValue], and GetWithFetch returns the value unstored. weigh must be safe for concurrent use.
+func WithWeigher[T any](weigh func(key string, value T) int) Option {
+	return func(o *options) {
+		if o.weigher = weigh; weigh == nil {
+			o.fail("WithWeigher", "a function")
+		}
+	}
+}
+
+// WithObserver reports what the cache does to observer. See [Observer].
+func WithObserver(observer Observer) Option {
+	return func(o *options) {
+		if o.observer = observer; observer == nil {
+			o.fail("WithObserver", "an Observer")
+		}
+	}
+}
+
+// WithLogger logs what an operator should know, such as a backend that went away and came back. No
+// value, key or password is logged. Defaults to no logging.
+func WithLogger(logger *slog.Logger) Option {
+	return func(o *options) {
+		if o.logger = logger; logger == nil {
+			o.fail("WithLogger", "a logger")
+		}
+	}
+}
+
+// WithFetchContext sets what the context of a fetch is derived from, given that of the caller who
+// started it. Everybody who joins the fetch gets its result, so by default that caller's values (user,
+// trace, transaction) act for all of them; a cache of what depends on the caller should drop them here,
+// or put what it depends on into the key. The cancellation of the returned context is ignored.
+func WithFetchContext(derive func(context.Context) context.Context) Option {
+	return func(o *options) {
+		if o.fetchContext = derive; derive == nil {
+			o.fail("WithFetchContext", "a function")
+		}
+	}
+}
+
+// typedOption returns an option's value as an F, the zero F if it was not given, and an error if it was
+// given for another type than the cache's.
+func typedOption[F any](name string, value any) (F, error) {
+	typed, ok := value.(F)
+	if !ok && value != nil {
+		return typed, fmt.Errorf("%w: %s is given a %T, allowed: %T", ErrInvalidConfig, name, value, typed)
+	}
+	return typed, nil
+}
+
+// isAny reports whether err matches one of targets.
+func isAny(err error, targets []error) bool {
+	for _, t := range targets {
+		if errors.Is(err, t) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,457 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+	"weak"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// flights are the fetches under way: at most one a key that new callers may join.
+//
+// golang.org/x/sync/singleflight runs them, one a key. By itself it would crash the process when a fetch
+// panics, leave everybody waiting after a Goexit, let a fetch that ignores its context block its key for
+// ever, and give a caller who asks after a Delete what was fetched before it. So each flight has a record
+// of its own, whose end is told to everybody who waits, whatever became of the fetch; and the records
+// are the in-process lease: a Delete or Set of a key voids its flight, and a voided one stores nothing.
+type flights[T any] struct {
+	flightRules
+	seed   maphash.Seed
+	shards [flightShards]flightShard[T]
+}
+
+// flightRules are what does not change about flights.
+type flightRules struct {
+	timeout  time.Duration // when a flight ends; zero or less: when its fetch does
+	cooldown time.Duration // how long the error of a failed fetch stands for the next one
+	instant  bool          // storing a result takes no time: it is done under the shard's lock
+	failed   func()        // called when a flight has ended by its fetch's failure, or timed out; may be nil
+}
+
+const flightShards = 16
+
+type flightShard[T any] struct {
+	// active counts the flights that have not ended, for writers to pass by when there is none. It is
+	// raised before a flight's fetch begins.
+	active atomic.Int32
+
+	chilled atomic.Bool // failures is not empty
+
+	// ended counts the flights that have ended. A look-up that found nothing is still true when the
+	// count has not changed since.
+	ended atomic.Uint64
+
+	mu       sync.Mutex
+	group    singleflight.Group
+	joinable map[string]*flight[T] // the flight of each key that new callers join
+	filling  map[string]*flight[T] // the flight of each key that is storing its result
+	failures map[string]failure    // fetches that failed a short while ago; see cooldown.go
+	fences   map[string]int        // writes under way of each key; flights that begin meanwhile are void
+	first    *flight[T]            // those that have not ended, in the order of their deadlines
+	last     *flight[T]
+	timer    *time.Timer // fires at first's deadline or before; nil until needed
+	timing   bool        // the timer is set
+	clearing int         // Clears under way: flights that begin meanwhile are void
+	closed   bool
+}
+
+// flight is one fetch and those who wait for it.
+type flight[T any] struct {
+	key     string
+	shard   *flightShard[T]
+	context *flightContext // what the fetch runs under; a batch's flights share one
+	own     flightContext  // where context points to for a flight of its own
+	done    chan struct{}  // closed when result and err are set
+	result  Result[T]      // set before done is closed, not changed after
+	err     error
+
+	// Guarded by shard.mu.
+	void       bool          // what it fetches must not be stored
+	giveUp     func()        // releases what the fetch holds outside of this process; nil if nothing
+	over       bool          // done is closed, or about to be
+	filled     chan struct{} // closed when it has stored its result; made by who waits for that
+	prev, next *flight[T]
+}
+
+func newFlights[T any](rules flightRules) *flights[T] {
+	g := &flights[T]{flightRules: rules, seed: maphash.MakeSeed()}
+	for i := range g.shards {
+		g.shards[i].filling = make(map[string]*flight[T])
+		g.shards[i].joinable = make(map[string]*flight[T])
+		g.shards[i].fences = make(map[string]int)
+	}
+	return g
+}
+
+func (g *flights[T]) shard(key string) *flightShard[T] {
+	return &g.shards[maphash.String(g.seed, key)%flightShards]
+}
+
+// join returns the flight of key, and starts one by run if there is none; run gets it on a goroutine of
+// its own and must end it. ctx lends the flight its values, and tells whether the caller is a fetch
+// itself: then waiting for the flight may be ErrReentrant.
+func (g *flights[T]) join(ctx context.Context, key string, run func(*flight[T])) (f *flight[T], started bool, err error) {
+	inside := flightOf(ctx)
+	if inside.runs(g, key) {
+		return nil, false, ErrReentrant
+	}
+	s := g.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, false, ErrClosed
+	}
+	if f := s.joinable[key]; f != nil {
+		return f, false, nil
+	}
+	f = &flight[T]{key: key, done: make(chan struct{})}
+	f.context = &f.own
+	g.open(ctx, f.context, inside, []string{key})
+	g.addLocked(s, f)
+	// The group's own channel is not used: it stays silent after a Goexit, and until the fetch returns.
+	_ = s.group.DoChan(key, func() (any, error) {
+		f.contain(run)
+		return nil, nil
+	})
+	return f, true, nil
+}
+
+// open makes c the context of a fetch of keys.
+func (g *flights[T]) open(ctx context.Context, c, parent *flightContext, keys []string) {
+	c.values, c.owner, c.parent, c.keys = context.WithoutCancel(ctx), g, parent, keys
+	c.ttl.Store(ttlUnset)
+	if g.timeout > 0 {
+		c.deadline = time.Now().Add(g.timeout)
+	}
+}
+
+// addLocked makes f the flight of its key.
+func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
+	f.shard = s
+	f.void = s.fences[f.key] > 0 || s.clearing > 0
+	s.active.Add(1)
+	s.joinable[f.key] = f
+	if f.prev = s.last; f.prev != nil {
+		f.prev.next = f
+	} else {
+		s.first = f
+	}
+	s.last = f
+	if g.timeout > 0 {
+		g.setTimerLocked(s, g.timeout)
+	}
+}
+
+// contain runs the flight and sees to it that it ends: with a PanicError if run panics, with ErrGoexit
+// if it ends the goroutine.
+func (f *flight[T]) contain(run func(*flight[T])) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		f.end(Result[T]{}, abnormal(recover()))
+	}()
+	run(f)
+	returned = true
+}
+
+// abnormal returns the error that stands for a function that did not return, given what recover returned.
+func abnormal(recovered any) error {
+	if recovered == nil {
+		return ErrGoexit
+	}
+	return &PanicError{Value: recovered, Stack: debug.Stack()}
+}
+
+// fail ends f with the error of its fetch, and remembers that for ErrorCooldown.
+func (g *flights[T]) fail(f *flight[T], err error) {
+	err = f.explain(err)
+	g.chill(f.key, err)
+	if f.end(Result[T]{}, err) && g.failed != nil {
+		g.failed()
+	}
+}
+
+// end gives everybody who waits for f its outcome, unless it has ended, and reports whether it did.
+func (f *flight[T]) end(result Result[T], err error) bool {
+	s := f.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.over {
+		return false
+	}
+	f.over = true
+	if s.joinable[f.key] == f {
+		s.detachLocked(f.key)
+	}
+	s.unlinkLocked(f)
+	s.ended.Add(1)
+	s.active.Add(-1)
+	f.result, f.err = result, err
+	f.context.end(context.Canceled)
+	close(f.done)
+	if f.giveUp != nil {
+		go f.giveUp() // ends by itself: it is one operation of the backend, bounded by OpTimeout
+		f.giveUp = nil
+	}
+	return true
+}
+
+// holds notes what must be given up when f ends before it has settled that itself by holds(nil). It
+// reports false if f has ended already: then nothing may be held.
+func (f *flight[T]) holds(giveUp func()) bool {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	f.giveUp = giveUp
+	return !f.over
+}
+
+// endedSoFar counts the flights that have ended of the keys that share a shard with key.
+func (g *flights[T]) endedSoFar(key string) uint64 { return g.shard(key).ended.Load() }
+
+// explain tells a fetch that gave up because its time was over from one that met another deadline.
+func (f *flight[T]) explain(err error) error {
+	d := f.context.deadline
+	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrFetchTimeout) && !d.IsZero() && !time.Now().Before(d) {
+		return fmt.Errorf("%w: %w", ErrFetchTimeout, err)
+	}
+	return err
+}
+
+// detachLocked makes the next caller of key start a flight of its own.
+func (s *flightShard[T]) detachLocked(key string) {
+	delete(s.joinable, key)
+	s.group.Forget(key)
+}
+
+func (s *flightShard[T]) unlinkLocked(f *flight[T]) {
+	if f.prev != nil {
+		f.prev.next = f.next
+	} else {
+		s.first = f.next
+	}
+	if f.next != nil {
+		f.next.prev = f.prev
+	} else {
+		s.last = f.prev
+	}
+	f.prev, f.next = nil, nil
+}
+
+// setTimerLocked sets the timer if it is not. Flights live equally long, so one timer for the oldest
+// serves all of a shard. It holds them weakly: a dropped cache must not live on for a timeout.
+func (g *flights[T]) setTimerLocked(s *flightShard[T], d time.Duration) {
+	if s.timing {
+		return
+	}
+	s.timing = true
+	if s.timer != nil {
+		s.timer.Reset(d)
+		return
+	}
+	weakG, weakS := weak.Make(g), weak.Make(s)
+	s.timer = time.AfterFunc(d, func() {
+		if g, s := weakG.Value(), weakS.Value(); g != nil && s != nil {
+			g.expire(s)
+		}
+	})
+}
+
+// expire ends the flights that have reached their deadline, and sets the timer for the next one.
+func (g *flights[T]) expire(s *flightShard[T]) {
+	now := time.Now()
+	var due []*flight[T]
+	s.mu.Lock()
+	s.timing = false
+	f := s.first
+	for ; f != nil && !f.context.deadline.After(now); f = f.next {
+		f.void = true
+		due = append(due, f)
+	}
+	if f != nil && !s.closed {
+		g.setTimerLocked(s, f.context.deadline.Sub(now))
+	}
+	s.mu.Unlock()
+	for _, f := range due {
+		f.context.end(context.DeadlineExceeded)
+		g.fail(f, context.DeadlineExceeded)
+	}
+}
+
+// fill runs store, unless the flight is void, and reports whether it did. Writers of the key wait for
+// its end, and it waits for the fill of an older flight that they have voided: so what is written to a
+// key is written in one order.
+func (g *flights[T]) fill(ctx context.Context, f *flight[T], store func(context.Context) error) (ok bool, err error) {
+	s := f.shard
+	s.mu.Lock()
+	if g.instant {
+		defer s.mu.Unlock()
+		if f.void || s.closed {
+			return false, nil
+		}
+		return true, store(ctx)
+	}
+	for s.filling[f.key] != nil {
+		filled := s.filling[f.key].filledLocked()
+		s.mu.Unlock()
+		if err := await(ctx, filled); err != nil {
+			return false, err
+		}
+		s.mu.Lock()
+	}
+	if f.void || s.closed {
+		s.mu.Unlock()
+		return false, nil
+	}
+	s.filling[f.key] = f
+	s.mu.Unlock()
+	defer f.endFill()
+	return true, store(ctx)
+}
+
+func (f *flight[T]) endFill() {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	delete(f.shard.filling, f.key)
+	if f.filled != nil {
+		close(f.filled)
+	}
+}
+
+func (f *flight[T]) filledLocked() <-chan struct{} {
+	if f.filled == nil {
+		f.filled = make(chan struct{})
+	}
+	return f.filled
+}
+
+func await(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// fence voids the flight of key, detaches it, and makes those that begin before unfence void from the
+// start. If a flight is storing its result just now, fence waits for that, so that what the caller
+// writes next comes later; or for ctx, and then returns its error. unfence must follow in any case, with
+// what fence returned first: whether there was anything to guard against.
+func (g *flights[T]) fence(ctx context.Context, key string) (fenced bool, err error) {
+	s := g.shard(key)
+	if g.instant && s.active.Load() == 0 {
+		return false, nil // a flight that begins from here on fetches later than this write began
+	}
+	s.mu.Lock()
+	s.fences[key]++
+	s.voidLocked(key)
+	var filled <-chan struct{}
+	if f := s.filling[key]; f != nil {
+		filled = f.filledLocked()
+	}
+	s.mu.Unlock()
+	if filled == nil {
+		return true, nil
+	}
+	return true, await(ctx, filled)
+}
+
+// unfence ends what fence began, and voids what has begun in between: it may have looked up what was
+// there before the write.
+func (g *flights[T]) unfence(key string, fenced bool) {
+	s := g.shard(key)
+	if !fenced && s.active.Load() == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.voidLocked(key)
+	if !fenced {
+		return
+	}
+	if s.fences[key]--; s.fences[key] == 0 {
+		delete(s.fences, key)
+	}
+}
+
+// voidLocked voids and detaches the flight of key, if there is one.
+func (s *flightShard[T]) voidLocked(key string) {
+	if f := s.joinable[key]; f != nil {
+		f.void = true
+		s.detachLocked(key)
+	}
+}
+
+// fenceAll is fence for every key at once; unfenceAll must follow.
+func (g *flights[T]) fenceAll(ctx context.Context) (err error) {
+	var fills []<-chan struct{}
+	for i := range g.shards {
+		s := &g.shards[i]
+		s.mu.Lock()
+		s.clearing++
+		s.voidAllLocked()
+		for _, f := range s.filling {
+			fills = append(fills, f.filledLocked())
+		}
+		s.mu.Unlock()
+	}
+	for _, filled := range fills {
+		if err = await(ctx, filled); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *flights[T]) unfenceAll() {
+	for i := range g.shards {
+		s := &g.shards[i]
+		s.mu.Lock()
+		s.clearing--
+		s.voidAllLocked()
+		s.mu.Unlock()
+	}
+}
+
+func (s *flightShard[T]) voidAllLocked() {
+	for key := range s.joinable {
+		s.voidLocked(key)
+	}
+}
+
+// close ends every flight with ErrClosed, and lets none begin.
+func (g *flights[T]) close() {
+	for i := range g.shards {
+		s := &g.shards[i]
+		s.mu.Lock()
+		s.closed = true
+		if s.timer != nil {
+			s.timer.Stop()
+		}
+		var all []*flight[T]
+		for f := s.first; f != nil; f = f.next {
+			all = append(all, f)
+		}
+		s.mu.Unlock()
+		for _, f := range all {
+			f.end(Result[T]{}, ErrClosed)
+		}
+	}
+}
+
+// underWay counts the flights that have not ended.
+func (g *flights[T]) underWay() (n int) {
+	for i := range g.shards {
+		n += int(g.shards[i].active.Load())
+	}
+	return n
+}

@@ -1,0 +1,98 @@
+package cacheaside
+
+import (
+	"runtime"
+	"sync/atomic"
+	"unsafe"
+)
+
+// Stats are a cache's counts since it was made. Each look-up of a key counts as exactly one of Hits,
+// Misses and Joined.
+type Stats struct {
+	Entries int // held by this process at present
+
+	Hits      uint64 // look-ups answered by a kept entry, fresh or stale
+	NearHits  uint64 // those of Hits that rueidis-aside answered without asking Redis
+	Negatives uint64 // those of Hits that were answered by a remembered "not found"
+	Misses    uint64 // look-ups that found nothing usable, and waited for nobody else's fetch
+	Joined    uint64 // look-ups that waited for a fetch that another had started
+	StaleHits uint64 // look-ups answered past the ttl, among all of the above
+
+	Fetches          uint64 // calls of the source
+	FetchErrors      uint64 // those of Fetches that failed, by an error, a panic or their time; "not found" is no failure
+	Refreshes        uint64 // those of Fetches that were begun in the background
+	RefreshesRefused uint64 // refreshes left out because too many were under way
+	Discarded        uint64 // fetched values not stored because of a Delete or Set meanwhile
+	Unstorable       uint64 // fetched values not stored because they could not be encoded or were too large
+	BackendErrors    uint64 // operations that the backend did not answer, or refused
+
+	Evictions   uint64 // entries dropped for want of room
+	Expirations uint64 // entries removed by the reaper
+}
+
+// counters are what Stats is made of.
+type counters struct {
+	hits, near striped
+
+	stale, negative, misses, joined         atomic.Uint64
+	fetches, fetchErrors, refreshes         atomic.Uint64
+	refreshesRefused, discarded, unstorable atomic.Uint64
+	backendErrors                           atomic.Uint64
+}
+
+func newCounters() counters { return counters{hits: newStriped(), near: newStriped()} }
+
+func (c *counters) snapshot() Stats {
+	return Stats{
+		Hits:             c.hits.sum(),
+		NearHits:         c.near.sum(),
+		StaleHits:        c.stale.Load(),
+		Negatives:        c.negative.Load(),
+		Misses:           c.misses.Load(),
+		Joined:           c.joined.Load(),
+		Fetches:          c.fetches.Load(),
+		FetchErrors:      c.fetchErrors.Load(),
+		Refreshes:        c.refreshes.Load(),
+		RefreshesRefused: c.refreshesRefused.Load(),
+		Discarded:        c.discarded.Load(),
+		Unstorable:       c.unstorable.Load(),
+		BackendErrors:    c.backendErrors.Load(),
+	}
+}
+
+// striped is a counter that goroutines on several processors can raise without passing one cache line
+// to and fro, which costs several times what the rest of a hit does.
+type striped struct {
+	stripes []stripe
+	mask    uintptr
+}
+
+type stripe struct {
+	n atomic.Uint64
+	_ [cacheLine - 8]byte
+}
+
+const cacheLine = 64
+
+func newStriped() striped {
+	n := uintptr(8)
+	for n < 4*uintptr(runtime.GOMAXPROCS(0)) {
+		n *= 2
+	}
+	return striped{stripes: make([]stripe, n), mask: n - 1}
+}
+
+// add counts one. The stripe is chosen by the address of the goroutine's stack: it is at hand, differs
+// between goroutines, and any choice is correct.
+func (s *striped) add() {
+	var here byte
+	at := uintptr(unsafe.Pointer(&here))
+	s.stripes[(at>>10^at>>16)&s.mask].n.Add(1)
+}
+
+func (s *striped) sum() (n uint64) {
+	for i := range s.stripes {
+		n += s.stripes[i].n.Load()
+	}
+	return n
+}

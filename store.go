@@ -1,0 +1,79 @@
+package cacheaside
+
+import "context"
+
+// store is where a cache keeps its entries. It knows nothing of freshness, negative entries or fetches;
+// the algorithm in cache.go knows nothing of where entries are. Implementations are memory.go, rueidis.go
+// and aside.go, and noop below.
+//
+// Keys are the caller's. Entries that a store returns are shared and must not be changed. An error means
+// that the backend did not answer (it matches [ErrUnavailable]), that the caller's context ended (it is
+// the context's), or that something cannot be read or kept (it matches [ErrInvalidValue]). Methods are
+// safe for concurrent use.
+type store[T any] interface {
+	// peek returns what this process holds of key, expired or not, or nil. It neither blocks nor
+	// allocates.
+	peek(key string) *entry[T]
+
+	// lookup returns what is kept under key, or nil.
+	lookup(ctx context.Context, key string) (*entry[T], error)
+
+	// acquire takes the right to fetch and fill key in the place of seen, which a look-up returned. If
+	// another process has that right, acquire waits for it, and returns what that has filled, if anything.
+	acquire(ctx context.Context, key string, seen *entry[T]) (lease[T], *entry[T], error)
+
+	// fill keeps e under key, if the lease is still good, and reports whether it was. The lease is gone
+	// afterwards in any case.
+	fill(ctx context.Context, key string, l lease[T], e entry[T]) (bool, error)
+
+	// abandon gives up a lease without filling. With remove, it also removes the entry that the lease
+	// was to replace.
+	abandon(ctx context.Context, key string, l lease[T], remove bool) error
+
+	// set keeps e under key, and makes every lease of key void.
+	set(ctx context.Context, key string, e entry[T]) error
+
+	// delete removes what is kept under key, and makes every lease of key void.
+	delete(ctx context.Context, key string) error
+
+	// clear removes every entry of this cache.
+	clear(ctx context.Context) error
+
+	// ping reports whether the backend works.
+	ping(ctx context.Context) error
+
+	// figures reports what the store alone knows: how many entries this process holds, and how many it
+	// has dropped.
+	figures() (entries int, evictions, expirations uint64)
+
+	// close ends what the store has running. Entries are not shown to anybody from then on.
+	close()
+}
+
+// lease is the right to fill a key.
+type lease[T any] struct {
+	seen  *entry[T] // what was under the key when it was taken
+	token string    // what stands under the key in Redis meanwhile; "" where there is none
+	stop  func()    // ends the lease's heartbeat; nil where there is none
+}
+
+// noop keeps nothing.
+type noop[T any] struct{}
+
+var _ store[struct{}] = noop[struct{}]{}
+
+func (noop[T]) peek(string) *entry[T]                                 { return nil }
+func (noop[T]) lookup(context.Context, string) (*entry[T], error)     { return nil, nil }
+func (noop[T]) set(context.Context, string, entry[T]) error           { return nil }
+func (noop[T]) delete(context.Context, string) error                  { return nil }
+func (noop[T]) abandon(context.Context, string, lease[T], bool) error { return nil }
+func (noop[T]) clear(context.Context) error                           { return nil }
+func (noop[T]) ping(context.Context) error                            { return nil }
+func (noop[T]) figures() (int, uint64, uint64)                        { return 0, 0, 0 }
+func (noop[T]) close()                                                {}
+
+func (noop[T]) acquire(context.Context, string, *entry[T]) (lease[T], *entry[T], error) {
+	return lease[T]{}, nil, nil
+}
+
+func (noop[T]) fill(context.Context, string, lease[T], entry[T]) (bool, error) { return true, nil }
