@@ -31,7 +31,7 @@ type flightContext struct {
 
 	mu    sync.Mutex
 	inner atomic.Pointer[cancellable] // written under mu
-	err   atomic.Pointer[error]       // why it ended; written under mu
+	err   atomic.Pointer[error]       // why it has ended, or is about to
 
 	waits map[*flightContext]int // flights that callers inside this fetch wait for; guarded by waitsMu
 }
@@ -69,11 +69,11 @@ func (f *flightContext) Done() <-chan struct{} {
 }
 
 func (f *flightContext) Err() error {
-	if in := f.inner.Load(); in != nil {
-		return in.Err()
-	}
 	if err := f.err.Load(); err != nil {
 		return *err
+	}
+	if in := f.inner.Load(); in != nil {
+		return in.Err()
 	}
 	return nil
 }
@@ -88,14 +88,16 @@ func (f *flightContext) Value(key any) any {
 	return f.values.Value(key)
 }
 
-// end ends the context with err, unless it has ended.
-func (f *flightContext) end(err error) {
+var canceled, deadlineExceeded = context.Canceled, context.DeadlineExceeded
+
+// expire makes deadlineExceeded the reason of the end that is about to come.
+func (f *flightContext) expire() { f.err.CompareAndSwap(nil, &deadlineExceeded) }
+
+// end ends the context.
+func (f *flightContext) end() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err.Load() != nil {
-		return
-	}
-	f.err.Store(&err)
+	f.err.CompareAndSwap(nil, &canceled)
 	if in := f.inner.Load(); in != nil {
 		in.cancel()
 	}

@@ -196,7 +196,7 @@ func (f *flight[T]) end(result Result[T], err error) bool {
 	s.ended.Add(1)
 	s.active.Add(-1)
 	f.result, f.err = result, err
-	f.context.end(context.Canceled)
+	f.context.end()
 	close(f.done)
 	if f.giveUp != nil {
 		go f.giveUp() // ends by itself: it is one operation of the backend, bounded by OpTimeout
@@ -281,7 +281,7 @@ func (g *flights[T]) expire(s *flightShard[T]) {
 	}
 	s.mu.Unlock()
 	for _, f := range due {
-		f.context.end(context.DeadlineExceeded)
+		f.context.expire()
 		g.fail(f, context.DeadlineExceeded)
 	}
 }

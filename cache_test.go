@@ -1,0 +1,197 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// The conformance suite: every promise against every backend. A promise is a case, a backend is a rig.
+// Cases are in the conformance_*_test.go files; a case that a backend does not promise names those that do.
+
+// rig is a backend under test.
+type rig struct {
+	name   string
+	remote bool // values live outside this process
+	shared bool // several clients can be opened on the same values, as other processes would
+
+	// run runs body with what it needs: memory in a bubble with a clock of its own, Redis with a server.
+	run func(t *testing.T, body func(*env))
+}
+
+// promise is a case of the suite.
+type promise struct {
+	id    string // of the design's list of guarantees
+	title string
+	on    func(rig) bool // nil: every backend
+	check func(*env)
+}
+
+// promises is filled by the conformance_*_test.go files.
+var promises []promise
+
+func TestConformance(t *testing.T) {
+	for _, r := range rigs {
+		t.Run(r.name, func(t *testing.T) {
+			if r.remote {
+				t.Parallel()
+			}
+			for _, p := range promises {
+				if p.on != nil && !p.on(r) {
+					continue
+				}
+				t.Run(p.id+" "+p.title, func(t *testing.T) {
+					r.run(t, func(e *env) { p.check(e) })
+				})
+			}
+		})
+	}
+}
+
+var rigs = []rig{memoryRig}
+
+var memoryRig = rig{
+	name: "memory",
+	run: func(t *testing.T, body func(*env)) {
+		synctest.Test(t, func(t *testing.T) {
+			body(&env{T: t, config: Config{Backend: BackendMemory}, bubble: true})
+		})
+	},
+}
+
+// env is what a case works with.
+type env struct {
+	*testing.T
+	config Config
+	bubble bool // time is synctest's
+}
+
+// open opens a cache on the backend under test, with changes to its configuration, and closes it in the
+// end.
+func open[T any](e *env, change func(*Config), opts ...Option) *Client[T] {
+	e.Helper()
+	cfg := e.config
+	if change != nil {
+		change(&cfg)
+	}
+	c, err := Open[T](e.Context(), cfg, opts...)
+	require.NoError(e, err)
+	e.Cleanup(func() { require.NoError(e, c.Close()) })
+	return c
+}
+
+// pass lets time pass.
+func (e *env) pass(d time.Duration) {
+	if e.bubble {
+		time.Sleep(d)
+		synctest.Wait()
+		return
+	}
+	<-time.After(d)
+}
+
+// settle waits until condition holds, which it must soon.
+func (e *env) settle(condition func() bool, what string) {
+	e.Helper()
+	if e.bubble {
+		synctest.Wait()
+		require.True(e, condition(), what)
+		return
+	}
+	require.Eventually(e, condition, 10*time.Second, time.Millisecond, what)
+}
+
+// source is a source of values under the test's control.
+type source[T any] struct {
+	calls  atomic.Int64
+	mu     sync.Mutex
+	value  T
+	err    error
+	gate   chan struct{} // if not nil, a fetch waits until it is closed
+	deaf   bool          // a fetch ignores its context while it waits
+	inside func(ctx context.Context, key string)
+}
+
+func serve[T any](value T) *source[T] { return &source[T]{value: value} }
+
+// hold makes fetches wait until release is called.
+func (s *source[T]) hold() (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	gate := make(chan struct{})
+	s.gate = gate
+	return sync.OnceFunc(func() { close(gate) })
+}
+
+func (s *source[T]) set(value T, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.value, s.err = value, err
+}
+
+// fetch is the FetchFunc. It takes the value when it begins, as a database's snapshot would.
+func (s *source[T]) fetch(ctx context.Context, key string) (T, error) {
+	s.mu.Lock()
+	value, err, gate, deaf, inside := s.value, s.err, s.gate, s.deaf, s.inside
+	s.mu.Unlock()
+	s.calls.Add(1)
+	if inside != nil {
+		inside(ctx, key)
+	}
+	if gate != nil {
+		if deaf {
+			<-gate
+		} else {
+			select {
+			case <-gate:
+			case <-ctx.Done():
+				return value, ctx.Err()
+			}
+		}
+	}
+	return value, err
+}
+
+// answer is what a caller got.
+type answer[T any] struct {
+	value T
+	err   error
+}
+
+// ask calls GetWithFetch on a goroutine of its own.
+func ask[T any](ctx context.Context, c *Client[T], key string, fetch FetchFunc[T]) <-chan answer[T] {
+	got := make(chan answer[T], 1)
+	go func() {
+		v, err := c.GetWithFetch(ctx, key, time.Minute, fetch)
+		got <- answer[T]{v, err}
+	}()
+	return got
+}
+
+// askMany calls ask n times and waits until all of them wait for one flight.
+func askMany[T any](e *env, n int, c *Client[T], key string, s *source[T]) []<-chan answer[T] {
+	e.Helper()
+	before := c.Stats()
+	var all []<-chan answer[T]
+	for range n {
+		all = append(all, ask(e.Context(), c, key, s.fetch))
+	}
+	e.settle(func() bool {
+		now := c.Stats()
+		return now.Joined+now.Misses == before.Joined+before.Misses+uint64(n)
+	}, "all callers wait")
+	return all
+}
+
+var errSource = errors.New("the source is down")
+
+const key = "some key"
