@@ -3,6 +3,8 @@ package cacheaside
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -97,6 +99,18 @@ func (e *env) pass(d time.Duration) {
 		return
 	}
 	<-time.After(d)
+}
+
+// passInside is pass for a fetch: it does not wait for the other goroutines.
+func (e *env) passInside(d time.Duration) { <-time.After(d) }
+
+// yield lets others run: in a bubble a little time passes.
+func (e *env) yield() {
+	if e.bubble {
+		<-time.After(time.Duration(rand.IntN(50)) * time.Microsecond)
+		return
+	}
+	runtime.Gosched()
 }
 
 // settle waits until condition holds, which it must soon.

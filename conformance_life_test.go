@@ -1,0 +1,90 @@
+package cacheaside
+
+import (
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func init() {
+	promises = append(promises,
+		promise{"G16", "after Close every call is ErrClosed, the second Close is nil", nil, checkClosed},
+		promise{"G16", "Close releases waiters at once and cancels their fetch", nil, checkCloseDuringFetch},
+		promise{"G16", "nothing is stored after Close, and no goroutine stays once fetches return", nil, checkCloseDeafFetch},
+		promise{"G17", "memory is bounded by MaxEntries", func(r rig) bool { return !r.remote || r.name == BackendRueidisAside }, checkBound},
+	)
+}
+
+func checkClosed(e *env) {
+	c := open[string](e, nil)
+	require.NoError(e, c.Set(e.Context(), key, "v", time.Minute))
+	require.NoError(e, c.Set(e.Context(), "for ever", "v", NoExpiry))
+	for range 3 { // so that the coarse clock runs
+		_, err := c.Get(e.Context(), key)
+		require.NoError(e, err)
+	}
+	require.NoError(e, c.Health(e.Context()))
+	require.NoError(e, c.Close())
+	require.NoError(e, c.Close())
+	s := serve("v")
+	for _, k := range []string{key, "for ever", "missing"} {
+		_, err := c.Get(e.Context(), k)
+		require.ErrorIs(e, err, ErrClosed)
+		_, err = c.GetWithFetch(e.Context(), k, time.Minute, s.fetch)
+		require.ErrorIs(e, err, ErrClosed)
+		_, err = c.Lookup(e.Context(), k, time.Minute, s.fetch)
+		require.ErrorIs(e, err, ErrClosed)
+		require.ErrorIs(e, c.Set(e.Context(), k, "v", time.Minute), ErrClosed)
+		require.ErrorIs(e, c.Delete(e.Context(), k), ErrClosed)
+	}
+	require.ErrorIs(e, c.Health(e.Context()), ErrClosed)
+	require.ErrorIs(e, c.Clear(e.Context()), ErrClosed)
+	require.Zero(e, s.calls.Load())
+}
+
+func checkCloseDuringFetch(e *env) {
+	c := open[string](e, nil)
+	s := serve("v")
+	release := s.hold()
+	defer release()
+	waiting := askMany(e, 5, c, key, s)
+	begun := time.Now()
+	require.NoError(e, c.Close())
+	for _, a := range waiting {
+		require.ErrorIs(e, (<-a).err, ErrClosed)
+	}
+	if e.bubble {
+		require.Zero(e, time.Since(begun))
+	}
+}
+
+func checkCloseDeafFetch(e *env) {
+	before := runtime.NumGoroutine()
+	c := open[string](e, nil)
+	s := serve("v")
+	s.deaf = true
+	release := s.hold()
+	waiting := askMany(e, 1, c, key, s)
+	require.NoError(e, c.Close())
+	require.ErrorIs(e, (<-waiting[0]).err, ErrClosed)
+	release()
+	e.settle(func() bool { return c.flights.underWay() == 0 }, "the flight is over")
+	if e.bubble {
+		require.LessOrEqual(e, runtime.NumGoroutine(), before+1)
+		require.Zero(e, c.Stats().Entries)
+	}
+}
+
+func checkBound(e *env) {
+	const most = 100
+	c := open[int](e, func(cfg *Config) { cfg.MaxEntries = most })
+	for i := range 20 * most {
+		_, err := c.GetWithFetch(e.Context(), strconv.Itoa(i), time.Minute, serve(i).fetch)
+		require.NoError(e, err)
+		require.LessOrEqual(e, c.Stats().Entries, most)
+	}
+	require.GreaterOrEqual(e, c.Stats().Entries, most/2)
+	require.Positive(e, c.Stats().Evictions)
+}

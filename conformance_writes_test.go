@@ -1,0 +1,158 @@
+package cacheaside
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func init() {
+	promises = append(promises,
+		promise{"G6", "a Delete during a fetch is not undone by it", nil, checkDeleteDuringFetch},
+		promise{"G6", "nobody joins a flight from before a Delete", nil, checkNoJoinAfterDelete},
+		promise{"G6", "an old flight's end does not remove a newer one", nil, checkOldFlightEnds},
+		promise{"G6", "what was fetched before a Delete is never seen after it, under load", nil, checkVersions},
+		promise{"G6", "Clear voids running flights too", nil, checkClear},
+		promise{"G7", "a Set beats a fetch that began before it", nil, checkSetBeatsFetch},
+		promise{"G9", "a process reads its own Set and Delete at once", nil, checkOwnWrites},
+	)
+}
+
+func checkDeleteDuringFetch(e *env) {
+	c := open[string](e, nil)
+	s := serve("old")
+	release := s.hold()
+	waiting := askMany(e, 3, c, key, s)
+	require.NoError(e, c.Delete(e.Context(), key))
+	release()
+	for _, a := range waiting {
+		require.Equal(e, answer[string]{"old", nil}, <-a, "who asked before the Delete gets what was fetched")
+	}
+	_, err := c.Get(e.Context(), key)
+	require.ErrorIs(e, err, ErrMiss)
+	e.settle(func() bool { return c.Stats().Discarded == 1 }, "the fill was discarded")
+}
+
+func checkNoJoinAfterDelete(e *env) {
+	c := open[string](e, nil)
+	old := serve("old")
+	release := old.hold()
+	defer release()
+	waiting := askMany(e, 1, c, key, old)
+	require.NoError(e, c.Delete(e.Context(), key))
+	v, err := c.GetWithFetch(e.Context(), key, time.Minute, serve("new").fetch)
+	require.NoError(e, err)
+	require.Equal(e, "new", v)
+	release()
+	require.Equal(e, "old", (<-waiting[0]).value)
+	v, err = c.Get(e.Context(), key)
+	require.NoError(e, err)
+	require.Equal(e, "new", v)
+}
+
+func checkOldFlightEnds(e *env) {
+	c := open[string](e, nil)
+	old, recent := serve("old"), serve("new")
+	releaseOld, releaseRecent := old.hold(), recent.hold()
+	defer releaseRecent()
+	oldWaits := askMany(e, 1, c, key, old)
+	require.NoError(e, c.Delete(e.Context(), key))
+	recentWaits := askMany(e, 1, c, key, recent)
+	releaseOld()
+	<-oldWaits[0]
+	more := askMany(e, 5, c, key, recent)
+	releaseRecent()
+	for _, a := range append(more, recentWaits...) {
+		require.Equal(e, answer[string]{"new", nil}, <-a)
+	}
+	require.EqualValues(e, 1, recent.calls.Load(), "all joined the newer flight")
+}
+
+// checkVersions has a source whose version a writer raises before each Delete, and readers who must never
+// get a version from before the last Delete that had returned when they asked.
+func checkVersions(e *env) {
+	c := open[int64](e, nil)
+	var version, deleted atomic.Int64
+	fetch := func(context.Context, string) (int64, error) {
+		v := version.Load()
+		e.yield()
+		return v, nil
+	}
+	ctx, stop := context.WithCancel(e.Context())
+	ended := make(chan int64)
+	for range 4 {
+		go func() {
+			worst := int64(0)
+			for ctx.Err() == nil {
+				least := deleted.Load()
+				v, err := c.GetWithFetch(e.Context(), key, time.Minute, fetch)
+				if err == nil {
+					worst = max(worst, least-v)
+				}
+				e.yield()
+			}
+			ended <- worst
+		}()
+	}
+	for i := int64(1); i <= 300; i++ {
+		version.Store(i)
+		require.NoError(e, c.Delete(e.Context(), key))
+		deleted.Store(i)
+		e.yield()
+	}
+	stop()
+	for range 4 {
+		require.Zero(e, <-ended, "a version older than the last Delete was returned")
+	}
+}
+
+func checkClear(e *env) {
+	c := open[string](e, nil)
+	s := serve("old")
+	release := s.hold()
+	waiting := askMany(e, 1, c, key, s)
+	require.NoError(e, c.Set(e.Context(), "kept", "v", time.Minute))
+	require.NoError(e, c.Clear(e.Context()))
+	release()
+	require.Equal(e, "old", (<-waiting[0]).value)
+	for _, k := range []string{key, "kept"} {
+		_, err := c.Get(e.Context(), k)
+		require.ErrorIs(e, err, ErrMiss)
+	}
+}
+
+func checkSetBeatsFetch(e *env) {
+	c := open[string](e, nil)
+	s := serve("fetched")
+	release := s.hold()
+	waiting := askMany(e, 2, c, key, s)
+	require.NoError(e, c.Set(e.Context(), key, "set", time.Minute))
+	v, err := c.Get(e.Context(), key)
+	require.NoError(e, err)
+	require.Equal(e, "set", v)
+	release()
+	for _, a := range waiting {
+		require.Equal(e, answer[string]{"fetched", nil}, <-a)
+	}
+	e.settle(func() bool { return c.Stats().Discarded == 1 }, "the fill was discarded")
+	v, err = c.Get(e.Context(), key)
+	require.NoError(e, err)
+	require.Equal(e, "set", v)
+}
+
+func checkOwnWrites(e *env) {
+	c := open[int](e, nil)
+	for i := range 200 {
+		require.NoError(e, c.Set(e.Context(), key, i, time.Minute))
+		v, err := c.Get(e.Context(), key)
+		require.NoError(e, err)
+		require.Equal(e, i, v)
+		if i%3 == 0 {
+			require.NoError(e, c.Delete(e.Context(), key))
+			_, err = c.Get(e.Context(), key)
+			require.ErrorIs(e, err, ErrMiss)
+		}
+	}
+}
