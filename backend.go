@@ -185,12 +185,12 @@ func (c *Client[T]) openStore(_ *Backend, weigh func(string, T) int) error {
 	default:
 		c.store = newMemory(c.cfg, c.clock, weigh, func() { c.observe(Event{Kind: EventEvicted}) })
 	}
-	c.flights = newFlights[T](flightRules{
+	c.instant = true
+	c.flights = newFlights(flightRules{
 		timeout:  c.cfg.FetchTimeout,
 		cooldown: c.cfg.ErrorCooldown,
-		instant:  true,
-		failed:   func() { c.stats.fetchErrors.Add(1) },
-	})
+		instant:  c.instant,
+	}, c.clock, c.run, func() { c.stats.fetchErrors.Add(1) })
 	return nil
 }
 

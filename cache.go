@@ -44,6 +44,7 @@ type Client[T any] struct {
 	clone   func(T) T
 	opts    options
 	gone    error // what a remembered "not found" returns
+	instant bool  // the store is in this process altogether: what peek does not find is not there
 	spread  bool  // several processes refresh the same entries, and should not do it together
 
 	stats     counters
@@ -107,7 +108,7 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	if err != nil {
 		return err
 	}
-	return c.backendError(c.store.set(ctx, key, c.entry(value, ttl, 0)))
+	return c.backendError(c.store.set(ctx, key, c.entry(value, ttl, c.clock.now(), 0)))
 }
 
 // Delete removes what is cached under key. After it has returned nil, no call of this process returns what
@@ -239,15 +240,18 @@ type found[T any] struct {
 
 // find looks key up. An error matches ErrUnavailable, ErrInvalidValue, or is the context's.
 func (c *Client[T]) find(ctx context.Context, key string) (found[T], error) {
-	e := c.store.peek(key)
-	now := c.clock.now()
-	if f := c.judge(e, now); f.state != absent {
-		f.near = true
-		return f, nil
+	if e := c.store.peek(key); e != nil {
+		if f := c.judge(e, c.clock.now()); f.state != absent {
+			f.near = true
+			return f, nil
+		}
+	}
+	if c.instant {
+		return found[T]{state: absent}, nil
 	}
 	e, err := c.store.lookup(ctx, key)
 	if err != nil {
-		return found[T]{state: absent, now: now}, c.backendError(err)
+		return found[T]{state: absent}, c.backendError(err)
 	}
 	return c.judge(e, c.clock.now()), nil
 }

@@ -308,4 +308,3 @@ func checkErrorCooldown(e *env) {
 	require.ErrorIs(e, err, errSource)
 	require.EqualValues(e, 2, s.calls.Load())
 }
-

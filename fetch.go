@@ -40,63 +40,62 @@ func Previous[T any](ctx context.Context) (value T, ok bool) {
 }
 
 // run is a flight: look again, take the lease, fetch, and fill if the lease is still good. It runs on the
-// flight's goroutine, detached from every caller.
-func (c *Client[T]) run(f *flight[T], q request[T], l lookedUp[T]) {
+// flight's goroutine, detached from every caller. What it keeps is in the flight, so that its stack, a new
+// one for every flight, need not grow.
+func (c *Client[T]) run(f *flight[T]) {
+	if f.background {
+		c.stats.refreshes.Add(1)
+		defer func() { <-c.refreshes }()
+	}
 	if c.opts.fetchContext != nil {
 		f.context.values = context.WithoutCancel(c.opts.fetchContext(f.context.values))
 	}
-	if !l.failed && c.flights.endedSoFar(q.key) != l.ended && c.lookAgain(f, q, &l) {
+	if c.lookAgain(f) || c.acquire(f) {
 		return
 	}
-	lease, done := c.acquire(f, q, &l)
-	if done {
-		return
+	if f.found.entry != nil {
+		f.context.previous = f.found.entry
 	}
-	f.context.previous = l.found.entry
 	c.stats.fetches.Add(1)
 	var value T
 	var err error
 	returned := false
-	begun := time.Now()
 	defer func() { // a panic and a Goexit come by here too
 		if !returned {
 			err = abnormal(recover())
 		}
-		took := time.Since(begun)
-		c.observe(Event{Kind: EventFetch, Err: err, Duration: took})
-		if err != nil {
-			c.failed(f, q, l, lease, err)
-		} else {
-			c.fetched(f, q, l, lease, value, took)
-		}
+		c.settle(f, value, err)
 	}()
-	value, err = q.fetch(f.context, q.key)
+	value, err = f.fetch(f.context, f.key)
 	returned = true
 }
 
 // lookAgain repeats a look-up since which another flight has ended: that one may have filled the key. If
 // so, lookAgain ends f with what it finds and returns true.
-func (c *Client[T]) lookAgain(f *flight[T], q request[T], l *lookedUp[T]) bool {
-	found, err := c.find(f.context, q.key)
-	if err != nil {
-		l.failed = errors.Is(err, ErrUnavailable)
+func (c *Client[T]) lookAgain(f *flight[T]) bool {
+	if f.failed || f.shard.ended.Load() == f.ended {
 		return false
 	}
-	l.found = found
-	return c.endWith(f, found)
+	found, err := c.find(f.context, f.key)
+	if err != nil {
+		f.failed = errors.Is(err, ErrUnavailable)
+		return false
+	}
+	f.found = found
+	return c.endWith(f)
 }
 
-// endWith ends f with an entry that needs no fetch, and reports whether it is one.
-func (c *Client[T]) endWith(f *flight[T], found found[T]) bool {
-	if found.state != fresh {
+// endWith ends f with the entry that was found, if that needs no fetch, and reports whether it does not.
+func (c *Client[T]) endWith(f *flight[T]) bool {
+	if f.found.state != fresh {
 		return false
 	}
-	r := Result[T]{Source: SourceHit, Age: found.entry.age(found.now)}
-	if found.entry.negative() {
+	r := Result[T]{Source: SourceHit, Age: f.found.entry.age(f.found.now)}
+	if f.found.entry.negative() {
 		f.end(r, c.gone)
 		return true
 	}
-	r.Value = found.entry.value
+	r.Value = f.found.entry.value
 	f.end(r, nil)
 	return true
 }
@@ -104,28 +103,37 @@ func (c *Client[T]) endWith(f *flight[T], found found[T]) bool {
 // acquire takes the lease of the key, waiting for another process that has it. If that fills the key,
 // acquire ends f with what it filled, and returns true. Without a backend there is no lease, and the fetch
 // goes ahead without.
-func (c *Client[T]) acquire(f *flight[T], q request[T], l *lookedUp[T]) (lease[T], bool) {
-	if l.failed || q.ttl <= 0 {
-		return lease[T]{seen: l.found.entry}, false
+func (c *Client[T]) acquire(f *flight[T]) bool {
+	f.lease.seen = f.found.entry
+	if c.instant || f.failed || f.ttl <= 0 {
+		return false
 	}
 	for {
-		held, filled, err := c.store.acquire(f.context, q.key, l.found.entry)
+		held, filled, err := c.store.acquire(f.context, f.key, f.found.entry)
 		if err != nil {
-			l.failed = c.backendError(err) != nil
-			return lease[T]{seen: l.found.entry}, false
+			f.failed = c.backendError(err) != nil
+			return false
 		}
 		if filled == nil {
-			if held.token != "" && !f.holds(func() { c.giveUp(q.key, held, false) }) {
-				c.giveUp(q.key, held, false)
-				return held, true
-			}
-			return held, false
+			f.lease = held
+			return held.token != "" && !c.hold(f)
 		}
-		l.found = c.judge(filled, c.clock.now())
-		if c.endWith(f, l.found) {
-			return lease[T]{}, true
+		f.found = c.judge(filled, c.clock.now())
+		if c.endWith(f) {
+			return true
 		}
 	}
+}
+
+// hold notes the lease with the flight, which gives it up if it ends early. It returns false if the flight
+// has ended already.
+func (c *Client[T]) hold(f *flight[T]) bool {
+	key, held := f.key, f.lease
+	if f.holds(func() { c.giveUp(key, held, false) }) {
+		return true
+	}
+	c.giveUp(key, held, false)
+	return false
 }
 
 // giveUp abandons a lease. What fails here heals by itself when the lease expires.
@@ -133,62 +141,84 @@ func (c *Client[T]) giveUp(key string, held lease[T], remove bool) {
 	_ = c.backendError(c.store.abandon(context.Background(), key, held, remove)) // counted and observed
 }
 
-// fetched keeps what the fetch returned, if it may, and then tells those who wait, so that their next
-// look-up finds it.
-func (c *Client[T]) fetched(f *flight[T], q request[T], l lookedUp[T], held lease[T], value T, took time.Duration) {
-	ttl := q.ttl
+// settle ends the flight with the outcome of its fetch, having kept what is to be kept, so that the next
+// look-up of those who wait finds it.
+func (c *Client[T]) settle(f *flight[T], value T, err error) {
+	now := c.clock.now()
+	took := time.Duration(now - f.context.begun)
+	c.observe(Event{Kind: EventFetch, Err: err, Duration: took})
+	ttl := f.ttl
 	if override := f.context.ttl.Load(); override != ttlUnset {
 		ttl = time.Duration(override)
 	}
-	if ttl > 0 && !f.context.skipStore.Load() && !l.failed {
-		c.keep(f, q.key, held, c.entry(value, ttl, took))
-	} else if held.token != "" && f.holds(nil) {
-		c.giveUp(q.key, held, false)
-	}
-	f.end(Result[T]{Value: value, Source: SourceFetched}, nil)
-}
-
-// failed tells those who wait that the fetch has failed. That the source has none is an answer: it is
-// remembered for NegativeTTL, or at least removes the stale entry that it proves wrong.
-func (c *Client[T]) failed(f *flight[T], q request[T], l lookedUp[T], held lease[T], err error) {
-	if !c.isNotFound(err) {
+	store := ttl > 0 && !f.context.skipStore.Load() && !f.failed
+	switch {
+	case err == nil && store:
+		c.keep(f, c.entry(value, ttl, now, took))
+	case err == nil:
+		c.drop(f, false)
+	case c.isNotFound(err):
+		c.notFound(f, now, store)
+		if !errors.Is(err, ErrNotFound) {
+			err = &notFoundError{cause: err}
+		}
+	default:
 		c.flights.fail(f, err)
 		return
 	}
+	f.end(Result[T]{Value: value, Source: SourceFetched}, err)
+}
+
+// notFound keeps the answer that the source has none for NegativeTTL. If that is off, it at least removes
+// the stale entry that the answer proves wrong.
+func (c *Client[T]) notFound(f *flight[T], now int64, store bool) {
 	ttl := c.cfg.NegativeTTL
 	if override := f.context.ttl.Load(); override != ttlUnset {
-		ttl = time.Duration(override)
+		ttl = min(ttl, time.Duration(override))
 	}
-	switch now := c.clock.now(); {
-	case l.failed || q.ttl <= 0 || f.context.skipStore.Load():
-	case ttl > 0 && c.cfg.NegativeTTL > 0:
-		c.keep(f, q.key, held, negativeEntry[T](now, c.clock.deadline(now, roundUp(ttl))))
+	switch {
+	case store && ttl > 0:
+		c.keep(f, negativeEntry[T](now, c.clock.deadline(now, roundUp(ttl))))
+	case f.failed:
 	default:
-		f.holds(nil)
-		_, _ = c.flights.fill(f.context, f, func(context.Context) error {
-			c.giveUp(q.key, held, true)
-			return nil
-		})
+		c.drop(f, true)
 	}
-	if !errors.Is(err, ErrNotFound) {
-		err = &notFoundError{cause: err}
+}
+
+// drop gives up the lease without storing anything. With remove it also removes the entry that was to be
+// replaced, unless the flight is void.
+func (c *Client[T]) drop(f *flight[T], remove bool) {
+	remove = remove && f.found.entry != nil
+	if f.lease.token == "" && !remove || !f.holds(nil) {
+		return
 	}
-	f.end(Result[T]{}, err)
+	abandon := func(context.Context) error {
+		c.giveUp(f.key, f.lease, remove)
+		return nil
+	}
+	if !remove {
+		_ = abandon(f.context) // nil
+		return
+	}
+	if done, _ := c.flights.fill(f.context, f, abandon); !done && f.lease.token != "" {
+		c.giveUp(f.key, f.lease, false)
+	}
 }
 
 // keep stores e unless the flight is void. That it cannot be stored is not the caller's problem, but it is
 // counted and observed.
-func (c *Client[T]) keep(f *flight[T], key string, held lease[T], e entry[T]) {
-	if !f.holds(nil) {
+func (c *Client[T]) keep(f *flight[T], e entry[T]) {
+	if f.lease.token != "" && !f.holds(nil) {
 		return // f has ended, and its lease is being given up
 	}
 	stored := false
 	_, err := c.flights.fill(f.context, f, func(ctx context.Context) (err error) {
-		stored, err = c.store.fill(ctx, key, held, e)
+		stored, err = c.store.fill(ctx, f.key, f.lease, e)
 		return err
 	})
 	switch {
 	case stored:
+		return
 	case err == nil:
 		c.stats.discarded.Add(1)
 		c.observe(Event{Kind: EventDiscarded})
@@ -198,8 +228,8 @@ func (c *Client[T]) keep(f *flight[T], key string, held lease[T], e entry[T]) {
 	default:
 		_ = c.backendError(err) // counted and observed; the value is good without it
 	}
-	if !stored && held.token != "" {
-		c.giveUp(key, held, false)
+	if f.lease.token != "" {
+		c.giveUp(f.key, f.lease, false)
 	}
 }
 
@@ -208,8 +238,7 @@ func (c *Client[T]) isNotFound(err error) bool {
 }
 
 // entry makes the entry of a value that is kept from now on for ttl. took is what fetching it cost.
-func (c *Client[T]) entry(value T, ttl, took time.Duration) entry[T] {
-	now := c.clock.now()
+func (c *Client[T]) entry(value T, ttl time.Duration, now int64, took time.Duration) entry[T] {
 	if ttl == NoExpiry {
 		return newEntry(value, now, never, c.window, 0)
 	}

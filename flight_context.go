@@ -20,10 +20,13 @@ type flightKey struct{}
 // inner context, so that contexts derived from this one attach to it without a goroutine each.
 type flightContext struct {
 	values   context.Context // the starter's, without its cancellation
-	deadline time.Time       // zero: none
-	owner    any             // the *flights that it belongs to
-	keys     []string        // what is being fetched
-	parent   *flightContext  // the fetch from within which this one was started, if any
+	clock    *clock
+	begun    int64          // on the clock
+	deadline int64          // on the clock; never: none
+	owner    any            // the *flights that it belongs to
+	key      string         // what is being fetched
+	keys     []string       // the same, for a batch
+	parent   *flightContext // the fetch from within which this one was started, if any
 
 	previous  any          // *entry[T] of the stale value that the fetch replaces, or nil
 	ttl       atomic.Int64 // set by OverrideTTL; ttlUnset otherwise
@@ -44,7 +47,15 @@ type cancellable struct {
 // ttlUnset is the value of flightContext.ttl before OverrideTTL.
 const ttlUnset = int64(-1) << 63
 
-func (f *flightContext) Deadline() (time.Time, bool) { return f.deadline, !f.deadline.IsZero() }
+func (f *flightContext) Deadline() (time.Time, bool) {
+	if f.deadline == never {
+		return time.Time{}, false
+	}
+	return f.clock.base.Add(time.Duration(f.deadline)), true
+}
+
+// late reports whether the deadline has passed.
+func (f *flightContext) late() bool { return f.deadline != never && f.clock.now() >= f.deadline }
 
 func (f *flightContext) Done() <-chan struct{} {
 	if in := f.inner.Load(); in != nil {
@@ -56,10 +67,10 @@ func (f *flightContext) Done() <-chan struct{} {
 		return in.Done()
 	}
 	in := new(cancellable)
-	if f.deadline.IsZero() {
-		in.Context, in.cancel = context.WithCancel(f.values)
+	if deadline, ok := f.Deadline(); ok {
+		in.Context, in.cancel = context.WithDeadline(f.values, deadline)
 	} else {
-		in.Context, in.cancel = context.WithDeadline(f.values, f.deadline)
+		in.Context, in.cancel = context.WithCancel(f.values)
 	}
 	if f.err.Load() != nil {
 		in.cancel()
@@ -112,11 +123,15 @@ func flightOf(ctx context.Context) *flightContext {
 // runs reports whether f, or a fetch that it was started from, fetches key for owner.
 func (f *flightContext) runs(owner any, key string) bool {
 	for ; f != nil; f = f.parent {
-		if f.owner == owner && f.err.Load() == nil && slices.Contains(f.keys, key) {
+		if f.owner == owner && f.err.Load() == nil && f.fetches(key) {
 			return true
 		}
 	}
 	return false
+}
+
+func (f *flightContext) fetches(key string) bool {
+	return f.keys == nil && f.key == key || slices.Contains(f.keys, key)
 }
 
 // waitsMu guards who waits for whom, over all caches, since fetches of different caches can wait for

@@ -60,11 +60,15 @@ func (l *Loader[T]) Get(ctx context.Context, key string) (T, error) {
 	return l.client.GetWithFetch(ctx, key, l.ttl, l.fetch)
 }
 
-// request is what a caller asks for: key, and how to get it if it is not there.
+// request is what a caller asks for, and what it has found already.
 type request[T any] struct {
 	key   string
 	ttl   time.Duration
 	fetch FetchFunc[T]
+
+	found  found[T] // by the caller's look-up: a stale entry, or nothing
+	failed bool     // the backend did not answer that look-up
+	ended  uint64   // how many flights had ended before it
 }
 
 // getOrFetch answers a look-up in the order that the documentation gives: what is fresh, what is stale
@@ -76,39 +80,31 @@ func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duratio
 	if fetch == nil {
 		return Result[T]{}, fmt.Errorf("%w: fetch is nil", ErrInvalidValue)
 	}
-	q := request[T]{key, ttl, fetch}
-	l := lookedUp[T]{ended: c.flights.endedSoFar(key)}
+	q := request[T]{key: key, ttl: ttl, fetch: fetch, ended: c.flights.endedSoFar(key)}
 	var err error
-	l.found, err = c.find(ctx, key)
-	switch f := l.found; {
+	q.found, err = c.find(ctx, key)
+	switch f := &q.found; {
 	case err != nil && ctx.Err() != nil:
 		return Result[T]{}, ctx.Err()
-	case errors.Is(err, ErrClosed):
+	case err != nil && errors.Is(err, ErrClosed):
 		return Result[T]{}, err
 	case f.state == refreshDue, f.state == stale && f.now < f.entry.freshUntil(c.window)+int64(c.cfg.StaleFor):
-		c.refresh(ctx, q, l)
-		return c.hit(f)
+		c.refresh(ctx, &q)
+		return c.hit(*f)
 	case f.state == fresh:
-		return c.hit(f)
+		return c.hit(*f)
 	}
-	l.failed = errors.Is(err, ErrUnavailable)
-	return c.fetchOrJoin(ctx, q, l)
-}
-
-// lookedUp is what the caller who starts a flight has found, for the flight not to look again.
-type lookedUp[T any] struct {
-	found  found[T]
-	failed bool   // the backend did not answer
-	ended  uint64 // how many flights had ended before the look-up
+	q.failed = err != nil && errors.Is(err, ErrUnavailable)
+	return c.fetchOrJoin(ctx, &q)
 }
 
 // fetchOrJoin waits for the flight of the key, having started it if there was none.
-func (c *Client[T]) fetchOrJoin(ctx context.Context, q request[T], l lookedUp[T]) (Result[T], error) {
+func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], error) {
 	if err := c.flights.cooling(q.key); err != nil {
 		c.stats.misses.Add(1)
-		return c.insteadOf(err, l.found)
+		return c.insteadOf(err, q.found)
 	}
-	f, started, err := c.flights.join(ctx, q.key, func(f *flight[T]) { c.run(f, q, l) })
+	f, started, err := c.flights.join(ctx, q, false)
 	if err != nil {
 		return Result[T]{}, err
 	}
@@ -118,7 +114,7 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q request[T], l lookedUp[T]
 		c.stats.joined.Add(1)
 		c.observe(Event{Kind: EventJoined})
 	}
-	r, err := c.wait(ctx, f, l.found)
+	r, err := c.wait(ctx, f, &q.found)
 	if err == nil && !started && r.Source == SourceFetched {
 		r.Source = SourceJoined
 	}
@@ -153,7 +149,7 @@ func (c *Client[T]) outlived(f found[T]) (Result[T], error) {
 
 // wait returns the outcome of f, or the error of ctx if that ends first, or after SoftTimeout the stale
 // entry that the look-up found.
-func (c *Client[T]) wait(ctx context.Context, f *flight[T], was found[T]) (Result[T], error) {
+func (c *Client[T]) wait(ctx context.Context, f *flight[T], was *found[T]) (Result[T], error) {
 	if inside := flightOf(ctx); inside != nil {
 		if err := inside.awaits(f.context); err != nil {
 			return Result[T]{}, err
@@ -170,14 +166,14 @@ func (c *Client[T]) wait(ctx context.Context, f *flight[T], was found[T]) (Resul
 	case <-f.done:
 	case <-soft:
 		if was.now = c.clock.now(); was.now < was.entry.deadline {
-			return c.outlived(was)
+			return c.outlived(*was)
 		}
-		return c.wait(ctx, f, found[T]{})
+		return c.wait(ctx, f, &found[T]{})
 	case <-ctx.Done():
 		return Result[T]{}, ctx.Err()
 	}
 	if f.err != nil {
-		return c.insteadOf(f.err, was)
+		return c.insteadOf(f.err, *was)
 	}
 	r := f.result
 	r.Value = c.copied(r.Value)
@@ -189,7 +185,7 @@ func (c *Client[T]) wait(ctx context.Context, f *flight[T], was found[T]) (Resul
 const maxRefreshes = 256
 
 // refresh starts a flight that replaces what was found, and does not wait for it.
-func (c *Client[T]) refresh(ctx context.Context, q request[T], l lookedUp[T]) {
+func (c *Client[T]) refresh(ctx context.Context, q *request[T]) {
 	if c.flights.cooling(q.key) != nil {
 		return
 	}
@@ -201,12 +197,7 @@ func (c *Client[T]) refresh(ctx context.Context, q request[T], l lookedUp[T]) {
 	}
 	// The refresh is nobody's wait: it must not count as part of a fetch that its caller may be.
 	ctx = context.WithValue(ctx, flightKey{}, (*flightContext)(nil))
-	_, started, err := c.flights.join(ctx, q.key, func(f *flight[T]) {
-		defer func() { <-c.refreshes }()
-		c.stats.refreshes.Add(1)
-		c.run(f, q, l)
-	})
-	if !started || err != nil {
+	if _, started, _ := c.flights.join(ctx, q, true); !started {
 		<-c.refreshes
 	}
 }

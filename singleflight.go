@@ -23,6 +23,9 @@ import (
 // are the in-process lease: a Delete or Set of a key voids its flight, and a voided one stores nothing.
 type flights[T any] struct {
 	flightRules
+	clock  *clock
+	run    func(*flight[T]) // what a flight does; it must end it
+	lost   func()           // called when a flight has ended by its fetch's failure, or by its time
 	seed   maphash.Seed
 	shards [flightShards]flightShard[T]
 }
@@ -32,7 +35,6 @@ type flightRules struct {
 	timeout  time.Duration // when a flight ends; zero or less: when its fetch does
 	cooldown time.Duration // how long the error of a failed fetch stands for the next one
 	instant  bool          // storing a result takes no time: it is done under the shard's lock
-	failed   func()        // called when a flight has ended by its fetch's failure, or timed out; may be nil
 }
 
 const flightShards = 16
@@ -64,13 +66,16 @@ type flightShard[T any] struct {
 
 // flight is one fetch and those who wait for it.
 type flight[T any] struct {
-	key     string
+	request[T]
 	shard   *flightShard[T]
 	context *flightContext // what the fetch runs under; a batch's flights share one
 	own     flightContext  // where context points to for a flight of its own
 	done    chan struct{}  // closed when result and err are set
 	result  Result[T]      // set before done is closed, not changed after
 	err     error
+
+	background bool     // nobody waits for it
+	lease      lease[T] // the right to fill the key
 
 	// Guarded by shard.mu.
 	void       bool          // what it fetches must not be stored
@@ -80,8 +85,8 @@ type flight[T any] struct {
 	prev, next *flight[T]
 }
 
-func newFlights[T any](rules flightRules) *flights[T] {
-	g := &flights[T]{flightRules: rules, seed: maphash.MakeSeed()}
+func newFlights[T any](rules flightRules, clock *clock, run func(*flight[T]), lost func()) *flights[T] {
+	g := &flights[T]{flightRules: rules, clock: clock, run: run, lost: lost, seed: maphash.MakeSeed()}
 	for i := range g.shards {
 		g.shards[i].filling = make(map[string]*flight[T])
 		g.shards[i].joinable = make(map[string]*flight[T])
@@ -94,41 +99,40 @@ func (g *flights[T]) shard(key string) *flightShard[T] {
 	return &g.shards[maphash.String(g.seed, key)%flightShards]
 }
 
-// join returns the flight of key, and starts one by run if there is none; run gets it on a goroutine of
-// its own and must end it. ctx lends the flight its values, and tells whether the caller is a fetch
-// itself: then waiting for the flight may be ErrReentrant.
-func (g *flights[T]) join(ctx context.Context, key string, run func(*flight[T])) (f *flight[T], started bool, err error) {
+// join returns the flight of q.key, and starts one if there is none. ctx lends the flight its values, and
+// tells whether the caller is a fetch itself: if that fetches the key, join returns ErrReentrant.
+func (g *flights[T]) join(ctx context.Context, q *request[T], background bool) (f *flight[T], started bool, err error) {
 	inside := flightOf(ctx)
-	if inside.runs(g, key) {
+	if inside.runs(g, q.key) {
 		return nil, false, ErrReentrant
 	}
-	s := g.shard(key)
+	s := g.shard(q.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, false, ErrClosed
 	}
-	if f := s.joinable[key]; f != nil {
+	if f := s.joinable[q.key]; f != nil {
 		return f, false, nil
 	}
-	f = &flight[T]{key: key, done: make(chan struct{})}
+	f = &flight[T]{request: *q, background: background, done: make(chan struct{})}
 	f.context = &f.own
-	g.open(ctx, f.context, inside, []string{key})
+	g.open(ctx, f.context, inside)
+	f.context.key = q.key
 	g.addLocked(s, f)
 	// The group's own channel is not used: it stays silent after a Goexit, and until the fetch returns.
-	_ = s.group.DoChan(key, func() (any, error) {
-		f.contain(run)
-		return nil, nil
-	})
+	_ = s.group.DoChan(q.key, func() (any, error) { return nil, g.contain(f) })
 	return f, true, nil
 }
 
-// open makes c the context of a fetch of keys.
-func (g *flights[T]) open(ctx context.Context, c, parent *flightContext, keys []string) {
-	c.values, c.owner, c.parent, c.keys = context.WithoutCancel(ctx), g, parent, keys
+// open makes c the context of a fetch that is started from within parent, or from none.
+func (g *flights[T]) open(ctx context.Context, c, parent *flightContext) {
+	c.values, c.owner, c.parent, c.clock = context.WithoutCancel(ctx), g, parent, g.clock
 	c.ttl.Store(ttlUnset)
+	c.begun = g.clock.now()
+	c.deadline = never
 	if g.timeout > 0 {
-		c.deadline = time.Now().Add(g.timeout)
+		c.deadline = g.clock.deadline(c.begun, g.timeout)
 	}
 }
 
@@ -144,23 +148,23 @@ func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
 		s.first = f
 	}
 	s.last = f
-	if g.timeout > 0 {
+	if g.timeout > 0 && !s.timing {
 		g.setTimerLocked(s, g.timeout)
 	}
 }
 
 // contain runs the flight and sees to it that it ends: with a PanicError if run panics, with ErrGoexit
 // if it ends the goroutine.
-func (f *flight[T]) contain(run func(*flight[T])) {
+func (g *flights[T]) contain(f *flight[T]) error {
 	returned := false
 	defer func() {
-		if returned {
-			return
+		if !returned {
+			f.end(Result[T]{}, abnormal(recover()))
 		}
-		f.end(Result[T]{}, abnormal(recover()))
 	}()
-	run(f)
+	g.run(f)
 	returned = true
+	return nil
 }
 
 // abnormal returns the error that stands for a function that did not return, given what recover returned.
@@ -175,8 +179,8 @@ func abnormal(recovered any) error {
 func (g *flights[T]) fail(f *flight[T], err error) {
 	err = f.explain(err)
 	g.chill(f.key, err)
-	if f.end(Result[T]{}, err) && g.failed != nil {
-		g.failed()
+	if f.end(Result[T]{}, err) {
+		g.lost()
 	}
 }
 
@@ -219,8 +223,7 @@ func (g *flights[T]) endedSoFar(key string) uint64 { return g.shard(key).ended.L
 
 // explain tells a fetch that gave up because its time was over from one that met another deadline.
 func (f *flight[T]) explain(err error) error {
-	d := f.context.deadline
-	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrFetchTimeout) && !d.IsZero() && !time.Now().Before(d) {
+	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrFetchTimeout) && f.context.late() {
 		return fmt.Errorf("%w: %w", ErrFetchTimeout, err)
 	}
 	return err
@@ -246,12 +249,9 @@ func (s *flightShard[T]) unlinkLocked(f *flight[T]) {
 	f.prev, f.next = nil, nil
 }
 
-// setTimerLocked sets the timer if it is not. Flights live equally long, so one timer for the oldest
+// setTimerLocked sets the timer, which must not be set. Flights live equally long, so one timer for the oldest
 // serves all of a shard. It holds them weakly: a dropped cache must not live on for a timeout.
 func (g *flights[T]) setTimerLocked(s *flightShard[T], d time.Duration) {
-	if s.timing {
-		return
-	}
 	s.timing = true
 	if s.timer != nil {
 		s.timer.Reset(d)
@@ -267,17 +267,17 @@ func (g *flights[T]) setTimerLocked(s *flightShard[T], d time.Duration) {
 
 // expire ends the flights that have reached their deadline, and sets the timer for the next one.
 func (g *flights[T]) expire(s *flightShard[T]) {
-	now := time.Now()
+	now := g.clock.now()
 	var due []*flight[T]
 	s.mu.Lock()
 	s.timing = false
 	f := s.first
-	for ; f != nil && !f.context.deadline.After(now); f = f.next {
+	for ; f != nil && f.context.deadline <= now; f = f.next {
 		f.void = true
 		due = append(due, f)
 	}
 	if f != nil && !s.closed {
-		g.setTimerLocked(s, f.context.deadline.Sub(now))
+		g.setTimerLocked(s, time.Duration(f.context.deadline-now))
 	}
 	s.mu.Unlock()
 	for _, f := range due {
