@@ -13,6 +13,7 @@ type Backend struct {
 	cfg   Config // resolved
 	opts  options
 	clock *clock
+	conn  *conn // nil for a backend in this process
 
 	mu     sync.Mutex
 	caches map[string]interface{ Close() error } // by name; those that are open
@@ -40,22 +41,47 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Backend, error) 
 }
 
 // connect reaches what the backend needs from outside this process.
-func (b *Backend) connect(context.Context) error {
+func (b *Backend) connect(ctx context.Context) (err error) {
 	switch b.cfg.Backend {
-	case BackendMemory, BackendNoop:
-		return nil
+	case BackendRueidis:
+		b.conn, err = newConn(b.cfg, b.opts, nil, b.report)
+	case BackendRueidisAside:
+		return fieldError("Backend", quote(b.cfg.Backend), `"memory", "rueidis" or "noop"; rueidis-aside is not part of this version`)
 	default:
-		return fieldError("Backend", quote(b.cfg.Backend), `"memory" or "noop"; the Redis backends are not part of this version`)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return b.conn.connect(ctx)
+}
+
+// report tells the observer and the log of what happens to the connection.
+func (b *Backend) report(e Event) {
+	if b.opts.observer != nil {
+		b.opts.observer.Observe(e)
+	}
+	if b.opts.logger == nil {
+		return
+	}
+	if e.Kind == EventBackendDown {
+		b.opts.logger.Warn("cacheaside: Redis does not answer; fetching without it until it does", "error", e.Err)
+	} else {
+		b.opts.logger.Info("cacheaside: Redis answers again")
 	}
 }
 
-// Health returns nil if the backend answers.
+// Health returns nil if the backend answers, and otherwise an error that matches [ErrUnavailable] and the
+// cause.
 func (b *Backend) Health(ctx context.Context) error {
 	b.mu.Lock()
 	closed := b.closed
 	b.mu.Unlock()
-	if closed {
+	switch {
+	case closed:
 		return ErrClosed
+	case b.conn != nil:
+		return b.conn.ping(ctx)
 	}
 	return ctx.Err()
 }
@@ -73,6 +99,9 @@ func (b *Backend) Close() error {
 	var errs []error
 	for _, c := range open {
 		errs = append(errs, c.Close())
+	}
+	if b.conn != nil {
+		b.conn.close()
 	}
 	b.clock.stop()
 	return errors.Join(errs...)
@@ -171,6 +200,11 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 	if err := c.openStore(b, weigh); err != nil {
 		return nil, err
 	}
+	c.flights = newFlights(flightRules{
+		timeout:  cfg.FetchTimeout,
+		cooldown: cfg.ErrorCooldown,
+		instant:  c.instant,
+	}, c.clock, c.run, func() { c.stats.fetchErrors.Add(1) })
 	return c, nil
 }
 
@@ -178,20 +212,37 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 const maxWindow = 1 << 60
 
 // openStore is the one place that tells backends apart.
-func (c *Client[T]) openStore(_ *Backend, weigh func(string, T) int) error {
+func (c *Client[T]) openStore(b *Backend, weigh func(string, T) int) error {
+	codec, err := typedOption[Codec[T]]("WithCodec", c.opts.codec)
+	if err != nil {
+		return err
+	}
+	if codec == nil {
+		codec = JSONCodec[T]()
+	}
 	switch c.cfg.Backend {
 	case BackendNoop:
-		c.store = noop[T]{}
-	default:
+		c.store, c.instant = noop[T]{}, true
+	case BackendMemory:
 		c.store = newMemory(c.cfg, c.clock, weigh, func() { c.observe(Event{Kind: EventEvicted}) })
+		c.instant = true
+	default:
+		c.store = &remote[T]{conn: b.conn, form: c.form(codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":"}
+		c.spread = true
 	}
-	c.instant = true
-	c.flights = newFlights(flightRules{
-		timeout:  c.cfg.FetchTimeout,
-		cooldown: c.cfg.ErrorCooldown,
-		instant:  c.instant,
-	}, c.clock, c.run, func() { c.stats.fetchErrors.Add(1) })
 	return nil
+}
+
+// form is how values of this cache stand in Redis.
+func (c *Client[T]) form(codec Codec[T]) form[T] {
+	return form[T]{
+		codec:       codec,
+		fingerprint: fingerprintOf[T](),
+		clock:       c.clock,
+		window:      c.window,
+		maxBytes:    c.cfg.MaxValueBytes,
+		early:       c.early,
+	}
 }
 
 func (b *Backend) register(name string, c interface{ Close() error }) error {

@@ -3,6 +3,7 @@ package cacheaside
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/cacheaside/cacheaside/internal/redistest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,6 +28,9 @@ type rig struct {
 	name   string
 	remote bool // values live outside this process
 	shared bool // several clients can be opened on the same values, as other processes would
+
+	// start prepares what all cases share; nil: nothing.
+	start func(t *testing.T)
 
 	// run runs body with what it needs: memory in a bubble with a clock of its own, Redis with a server.
 	run func(t *testing.T, body func(*env))
@@ -44,8 +50,8 @@ var promises []promise
 func TestConformance(t *testing.T) {
 	for _, r := range rigs {
 		t.Run(r.name, func(t *testing.T) {
-			if r.remote {
-				t.Parallel()
+			if r.start != nil {
+				r.start(t)
 			}
 			for _, p := range promises {
 				if p.on != nil && !p.on(r) {
@@ -59,7 +65,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-var rigs = []rig{memoryRig}
+var rigs = []rig{memoryRig, redisRig(BackendRueidis)}
 
 var memoryRig = rig{
 	name: "memory",
@@ -70,11 +76,34 @@ var memoryRig = rig{
 	},
 }
 
+// redisRig runs each case on one server, in a namespace of its own.
+func redisRig(backend string) rig {
+	var cases atomic.Int64
+	var server *redistest.Server
+	return rig{
+		name:   backend,
+		remote: true,
+		shared: true,
+		start: func(t *testing.T) {
+			redistest.Require(t)
+			server = redistest.Start(t)
+		},
+		run: func(t *testing.T, body func(*env)) {
+			cfg, err := ParseConfig(server.URL(backend))
+			require.NoError(t, err)
+			cfg.Prefix = fmt.Sprintf("case%d", cases.Add(1))
+			cfg.OpTimeout = 3 * time.Second // a machine under load must not look like a server that is down
+			body(&env{T: t, config: cfg, server: server})
+		},
+	}
+}
+
 // env is what a case works with.
 type env struct {
 	*testing.T
 	config Config
-	bubble bool // time is synctest's
+	bubble bool              // time is synctest's
+	server *redistest.Server // nil for a backend in this process
 }
 
 // open opens a cache on the backend under test, with changes to its configuration, and closes it in the

@@ -73,12 +73,12 @@ func (c *clock) at(unixMilli int64) int64 {
 	return now + left*int64(time.Millisecond)
 }
 
-// unixMilli converts a time of this clock to the wall clock.
+// unixMilli converts a time of this clock to the wall clock, to the nearest millisecond.
 func (c *clock) unixMilli(t int64) int64 {
 	if t >= never {
 		return math.MaxInt64
 	}
-	return time.Now().Add(time.Duration(t - int64(time.Since(c.base)))).UnixMilli()
+	return time.Now().Add(time.Duration(t - int64(time.Since(c.base)))).Round(time.Millisecond).UnixMilli()
 }
 
 // stop puts the clock to sleep for good: from now on no deadline looks far.

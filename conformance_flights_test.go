@@ -52,22 +52,24 @@ func checkDetachedContext(e *env) {
 	type tag struct{}
 	ctx, cancel := context.WithTimeout(context.WithValue(e.Context(), tag{}, "mine"), time.Minute)
 	defer cancel()
-	_, err := c.GetWithFetch(ctx, key, time.Minute, func(ctx context.Context, k string) (string, error) {
-		require.Equal(e, "mine", ctx.Value(tag{}))
-		require.Equal(e, key, k)
-		deadline, ok := ctx.Deadline()
-		require.True(e, ok)
-		require.Greater(e, time.Until(deadline), 30*time.Minute)
-		cancel()
-		require.NoError(e, ctx.Err())
+	begun, goOn, seen := make(chan context.Context), make(chan struct{}), make(chan error, 1)
+	got := ask(ctx, c, key, func(ctx context.Context, _ string) (string, error) {
+		begun <- ctx
+		<-goOn
 		child, stop := context.WithCancel(ctx)
 		defer stop()
-		require.NoError(e, child.Err())
+		seen <- errors.Join(ctx.Err(), child.Err())
 		return "v", nil
 	})
-	if err != nil { // the caller was cancelled while it waited, which it may see or not
-		require.ErrorIs(e, err, context.Canceled)
-	}
+	inside := <-begun
+	require.Equal(e, "mine", inside.Value(tag{}))
+	deadline, ok := inside.Deadline()
+	require.True(e, ok)
+	require.Greater(e, time.Until(deadline), 30*time.Minute)
+	cancel()
+	require.ErrorIs(e, (<-got).err, context.Canceled)
+	close(goOn)
+	require.NoError(e, <-seen, "the caller's end is not the fetch's")
 }
 
 func checkOwnDeadline(e *env) {

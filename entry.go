@@ -61,5 +61,5 @@ func (e *entry[T]) freshUntil(window int64) int64 {
 
 // age is how long before now the entry was stored, to the millisecond.
 func (e *entry[T]) age(now int64) time.Duration {
-	return time.Duration((stored(now)-stored(0)-e.meta)&(1<<storedBits-1)) * time.Millisecond
+	return time.Duration((stored(now)-e.meta)&(1<<storedBits-1)) * time.Millisecond
 }

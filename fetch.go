@@ -154,7 +154,7 @@ func (c *Client[T]) settle(f *flight[T], value T, err error) {
 	store := ttl > 0 && !f.context.skipStore.Load() && !f.failed
 	switch {
 	case err == nil && store:
-		c.keep(f, c.entry(value, ttl, now, took))
+		c.keep(f, c.entry(value, ttl, now, took), took)
 	case err == nil:
 		c.drop(f, false)
 	case c.isNotFound(err):
@@ -178,7 +178,7 @@ func (c *Client[T]) notFound(f *flight[T], now int64, store bool) {
 	}
 	switch {
 	case store && ttl > 0:
-		c.keep(f, negativeEntry[T](now, c.clock.deadline(now, roundUp(ttl))))
+		c.keep(f, negativeEntry[T](now, c.clock.deadline(now, roundUp(ttl))), 0)
 	case f.failed:
 	default:
 		c.drop(f, true)
@@ -207,13 +207,15 @@ func (c *Client[T]) drop(f *flight[T], remove bool) {
 
 // keep stores e unless the flight is void. That it cannot be stored is not the caller's problem, but it is
 // counted and observed.
-func (c *Client[T]) keep(f *flight[T], e entry[T]) {
+func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 	if f.lease.token != "" && !f.holds(nil) {
 		return // f has ended, and its lease is being given up
 	}
 	stored := false
-	_, err := c.flights.fill(f.context, f, func(ctx context.Context) (err error) {
-		stored, err = c.store.fill(ctx, f.key, f.lease, e)
+	ctx, cancel := c.fillContext(f)
+	defer cancel()
+	_, err := c.flights.fill(ctx, f, func(ctx context.Context) (err error) {
+		stored, err = c.store.fill(ctx, f.key, f.lease, e, took)
 		return err
 	})
 	switch {
@@ -231,6 +233,15 @@ func (c *Client[T]) keep(f *flight[T], e entry[T]) {
 	if f.lease.token != "" {
 		c.giveUp(f.key, f.lease, false)
 	}
+}
+
+// fillContext bounds a fill so that it and the look-up before it take no more than OpTimeout together. The
+// flight's end does not cut it short.
+func (c *Client[T]) fillContext(f *flight[T]) (context.Context, context.CancelFunc) {
+	if c.instant || f.asked < c.cfg.OpTimeout/8 {
+		return context.Background(), func() {}
+	}
+	return context.WithTimeout(context.Background(), max(c.cfg.OpTimeout-f.asked, time.Millisecond))
 }
 
 func (c *Client[T]) isNotFound(err error) bool {

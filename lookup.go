@@ -69,6 +69,8 @@ type request[T any] struct {
 	found  found[T] // by the caller's look-up: a stale entry, or nothing
 	failed bool     // the backend did not answer that look-up
 	ended  uint64   // how many flights had ended before it
+
+	asked time.Duration // how long the backend took for it
 }
 
 // getOrFetch answers a look-up in the order that the documentation gives: what is fresh, what is stale
@@ -81,8 +83,10 @@ func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duratio
 		return Result[T]{}, fmt.Errorf("%w: fetch is nil", ErrInvalidValue)
 	}
 	q := request[T]{key: key, ttl: ttl, fetch: fetch, ended: c.flights.endedSoFar(key)}
+	begun := c.askedAt()
 	var err error
 	q.found, err = c.find(ctx, key)
+	q.asked = c.askedAt().Sub(begun)
 	switch f := &q.found; {
 	case err != nil && ctx.Err() != nil:
 		return Result[T]{}, ctx.Err()
@@ -96,6 +100,14 @@ func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duratio
 	}
 	q.failed = err != nil && errors.Is(err, ErrUnavailable)
 	return c.fetchOrJoin(ctx, &q)
+}
+
+// askedAt is the time, for a backend where asking takes some.
+func (c *Client[T]) askedAt() (t time.Time) {
+	if !c.instant {
+		t = time.Now()
+	}
+	return t
 }
 
 // fetchOrJoin waits for the flight of the key, having started it if there was none.

@@ -20,6 +20,7 @@ type memory[T any] struct {
 	reaper      *reaper                       // nil: expired entries stay until they are asked for
 	reaping     atomic.Bool                   // the reaper is awake, or being woken
 	expirations atomic.Uint64
+	closed      atomic.Bool
 }
 
 var _ store[struct{}] = (*memory[struct{}])(nil)
@@ -67,13 +68,13 @@ func (m *memory[T]) acquire(_ context.Context, _ string, seen *entry[T]) (lease[
 
 // fill refuses to replace an entry other than the one that the flight set out to replace: somebody has
 // set it since.
-func (m *memory[T]) fill(_ context.Context, key string, l lease[T], e entry[T]) (bool, error) {
+func (m *memory[T]) fill(_ context.Context, key string, l lease[T], e entry[T], _ time.Duration) (bool, error) {
 	weight := m.weight(key, e.value)
 	switch m.table.PutIf(key, e, weight, func(current *entry[T]) bool {
 		return current == nil || current == l.seen || current.deadline <= m.clock.now()
 	}) {
 	case table.Stored:
-		m.wakeReaper(e.deadline)
+		m.stored(key, e.deadline)
 		return true, nil
 	case table.TooHeavy:
 		return false, tooHeavy(weight)
@@ -94,7 +95,7 @@ func (m *memory[T]) set(_ context.Context, key string, e entry[T]) error {
 	if !m.table.Put(key, e, weight) {
 		return tooHeavy(weight)
 	}
-	m.wakeReaper(e.deadline)
+	m.stored(key, e.deadline)
 	return nil
 }
 
@@ -115,6 +116,7 @@ func (m *memory[T]) figures() (entries int, evictions, expirations uint64) {
 }
 
 func (m *memory[T]) close() {
+	m.closed.Store(true)
 	if m.reaper != nil {
 		m.reaper.stop()
 	}
@@ -132,8 +134,13 @@ func tooHeavy(weight uint32) error {
 	return fmt.Errorf("%w: its weight of %d is more than one part of the cache may hold", ErrInvalidValue, weight)
 }
 
-// wakeReaper makes sure that an entry with this deadline will be reaped.
-func (m *memory[T]) wakeReaper(deadline int64) {
+// stored makes sure that an entry with this deadline will be reaped, and that it does not outlive close:
+// that sets closed before it clears, so one of the two sees the other.
+func (m *memory[T]) stored(key string, deadline int64) {
+	if m.closed.Load() {
+		m.table.Delete(key)
+		return
+	}
 	if deadline != never && m.reaper != nil && !m.reaping.Load() && m.reaping.CompareAndSwap(false, true) {
 		m.reaper.wake()
 	}

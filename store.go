@@ -1,6 +1,9 @@
 package cacheaside
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // store is where a cache keeps its entries. It knows nothing of freshness, negative entries or fetches;
 // the algorithm in cache.go knows nothing of where entries are. Implementations are memory.go, rueidis.go
@@ -22,9 +25,9 @@ type store[T any] interface {
 	// another process has that right, acquire waits for it, and returns what that has filled, if anything.
 	acquire(ctx context.Context, key string, seen *entry[T]) (lease[T], *entry[T], error)
 
-	// fill keeps e under key, if the lease is still good, and reports whether it was. The lease is gone
-	// afterwards in any case.
-	fill(ctx context.Context, key string, l lease[T], e entry[T]) (bool, error)
+	// fill keeps e, which took so long to fetch, under key, if the lease is still good, and reports whether
+	// it was. The lease is gone afterwards, unless there was an error.
+	fill(ctx context.Context, key string, l lease[T], e entry[T], took time.Duration) (bool, error)
 
 	// abandon gives up a lease without filling. With remove, it also removes the entry that the lease
 	// was to replace.
@@ -76,4 +79,6 @@ func (noop[T]) acquire(context.Context, string, *entry[T]) (lease[T], *entry[T],
 	return lease[T]{}, nil, nil
 }
 
-func (noop[T]) fill(context.Context, string, lease[T], entry[T]) (bool, error) { return true, nil }
+func (noop[T]) fill(context.Context, string, lease[T], entry[T], time.Duration) (bool, error) {
+	return true, nil
+}

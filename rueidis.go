@@ -1,0 +1,186 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// remote keeps entries in Redis, by plain GET, SET and DEL. Several processes share them.
+//
+// What a process writes to a key happens in one order, since flights lets no fill, Set or Delete of a key
+// begin before the one before it has ended, and all go by one connection. Comparing on the server in the
+// place of that needs a lease in Redis for each fetch; rueidis-aside is the backend that does so.
+type remote[T any] struct {
+	conn *conn
+	form form[T]
+	name string // of the cache: what its keys begin with
+}
+
+var _ store[struct{}] = (*remote[struct{}])(nil)
+
+// redisKey is key as it stands in Redis.
+func (r *remote[T]) redisKey(key string) string { return r.name + key }
+
+func (r *remote[T]) peek(string) *entry[T] { return nil }
+
+func (r *remote[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
+	k := r.redisKey(key)
+	o, err := r.conn.begin(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	data, err := o.Do(o.ctx, o.B().Get().Key(k).Build()).AsBytes()
+	if isWrongType(err) {
+		return nil, errors.Join(errWrongType, r.conn.end(&o, nil))
+	}
+	if rueidis.IsRedisNil(err) {
+		return nil, r.conn.end(&o, nil)
+	}
+	if err := r.conn.end(&o, err); err != nil {
+		return nil, err
+	}
+	e, err := r.form.decode(k, data)
+	if err == errLease { // the rueidis-aside cache of another process is fetching the key
+		return nil, nil
+	}
+	return e, err
+}
+
+var errWrongType = fmt.Errorf("%w: the key holds no string", ErrInvalidValue)
+
+func isWrongType(err error) bool {
+	re, ok := rueidis.IsRedisErr(err)
+	return ok && strings.HasPrefix(re.Error(), "WRONGTYPE")
+}
+
+// acquire has nothing to do: the flights are the lease, and other processes fetch for themselves.
+func (r *remote[T]) acquire(_ context.Context, _ string, seen *entry[T]) (lease[T], *entry[T], error) {
+	return lease[T]{seen: seen}, nil, nil
+}
+
+func (r *remote[T]) fill(ctx context.Context, key string, _ lease[T], e entry[T], took time.Duration) (bool, error) {
+	err := r.write(ctx, key, &e, took, false)
+	return err == nil, err
+}
+
+func (r *remote[T]) abandon(ctx context.Context, key string, _ lease[T], remove bool) error {
+	if !remove {
+		return nil
+	}
+	return r.delete(ctx, key)
+}
+
+func (r *remote[T]) set(ctx context.Context, key string, e entry[T]) error {
+	return r.write(ctx, key, &e, 0, true)
+}
+
+func (r *remote[T]) write(ctx context.Context, key string, e *entry[T], took time.Duration, patient bool) error {
+	k := r.redisKey(key)
+	data, err := r.form.encode(k, e, took)
+	if err != nil {
+		return err
+	}
+	o, err := r.conn.begin(ctx, patient)
+	if err != nil {
+		return err
+	}
+	set := o.B().Set().Key(k).Value(rueidis.BinaryString(data))
+	if ms, ok := r.form.millisecondsLeft(e); ok {
+		return r.conn.end(&o, o.Do(o.ctx, set.PxMilliseconds(ms).Build().ToRetryable()).Error())
+	}
+	return r.conn.end(&o, o.Do(o.ctx, set.Build().ToRetryable()).Error())
+}
+
+func (r *remote[T]) delete(ctx context.Context, key string) error {
+	o, err := r.conn.begin(ctx, true)
+	if err != nil {
+		return err
+	}
+	return r.conn.end(&o, o.Do(o.ctx, o.B().Del().Key(r.redisKey(key)).Build().ToRetryable()).Error())
+}
+
+// clear walks the keys of this cache by SCAN, on every node, which does not block the server.
+func (r *remote[T]) clear(ctx context.Context) error {
+	c := r.conn.client.Load()
+	if c == nil {
+		return unavailable(errConnectionLost)
+	}
+	for _, node := range (*c).Nodes() {
+		if err := r.clearNode(ctx, node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clearBatch is how many keys a step of clear looks at.
+const clearBatch = 512
+
+func (r *remote[T]) clearNode(ctx context.Context, node rueidis.Client) error {
+	pattern := globEscape(r.name) + "*"
+	for cursor := uint64(0); ; {
+		o, err := r.conn.begin(ctx, true)
+		if err != nil {
+			return err
+		}
+		page, err := node.Do(o.ctx, node.B().Scan().Cursor(cursor).Match(pattern).Count(clearBatch).Build()).AsScanEntry()
+		if err == nil && len(page.Elements) > 0 {
+			err = unlink(o.ctx, node, page.Elements)
+		}
+		if err := r.conn.end(&o, err); err != nil {
+			if isReplica(err) {
+				return nil // its master's keys are cleared there
+			}
+			return err
+		}
+		if cursor = page.Cursor; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+// unlink removes keys one by one in one round trip: in a cluster they belong to several slots.
+func unlink(ctx context.Context, node rueidis.Client, keys []string) error {
+	commands := make(rueidis.Commands, len(keys))
+	for i, k := range keys {
+		commands[i] = node.B().Unlink().Key(k).Build()
+	}
+	for _, reply := range node.DoMulti(ctx, commands...) {
+		if err := reply.Error(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isReplica(err error) bool {
+	var re *rueidis.RedisError
+	return errors.As(err, &re) && (strings.HasPrefix(re.Error(), "READONLY") || strings.HasPrefix(re.Error(), "MOVED"))
+}
+
+// globEscape quotes what SCAN would take for a pattern.
+func globEscape(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`).Replace(s)
+}
+
+func (r *remote[T]) ping(ctx context.Context) error { return r.conn.ping(ctx) }
+
+func (r *remote[T]) figures() (entries int, evictions, expirations uint64) { return 0, 0, 0 }
+
+// close leaves the connection to the backend.
+func (r *remote[T]) close() {}
+
+// millisecondsLeft is what is left until Redis may forget e, rounded up; false if it must not.
+func (f *form[T]) millisecondsLeft(e *entry[T]) (int64, bool) {
+	if e.deadline == never {
+		return 0, false
+	}
+	left := time.Duration(e.deadline - f.clock.now())
+	return max(1, int64(math.Ceil(float64(left)/float64(time.Millisecond)))), true
+}

@@ -1,0 +1,221 @@
+package cacheaside
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"reflect"
+	"strings"
+	"time"
+)
+
+// The stored form of an entry in Redis is a header and what the codec wrote. All numbers are big-endian.
+//
+//	 0     0xCA
+//	 1     version (high four bits) and kind (low four)
+//	 2     codec ID
+//	 3     flags, zero
+//	 4-7   fingerprint of the value's type
+//	 8-15  fresh until, unix milliseconds; the highest int64 is for ever
+//	16-23  stored at, unix milliseconds
+//	24-27  what the fetch cost, milliseconds
+//	28-31  hash of the whole key
+//	32-    the value
+//
+// Bytes that do not begin with 0xCA are a bare payload of the codec, so that what was there before this
+// library is readable. No JSON and no UTF-8 text begins with that byte followed by a version of ours.
+const (
+	headerBytes = 32
+	magic       = 0xCA
+	version     = 1 << 4
+
+	kindValue    = 1
+	kindNegative = 2
+	kindLease    = 3
+	kindMask     = 0x0F
+)
+
+// form turns entries into their stored form and back.
+type form[T any] struct {
+	codec       Codec[T]
+	fingerprint uint32
+	clock       *clock
+	window      int64 // the cache's stale window
+	maxBytes    int
+	early       func(ttl, took time.Duration) time.Duration
+}
+
+// encode returns the stored form of e, a new slice each time: after a timeout the client may still be
+// writing it. took is what fetching the value cost.
+func (f *form[T]) encode(key string, e *entry[T], took time.Duration) ([]byte, error) {
+	b := make([]byte, headerBytes, headerBytes+64)
+	b[0], b[1], b[2] = magic, version|kindValue, f.codec.ID()
+	if e.negative() {
+		b[1] = version | kindNegative
+	}
+	binary.BigEndian.PutUint32(b[4:], f.fingerprint)
+	binary.BigEndian.PutUint64(b[8:], uint64(f.clock.unixMilli(e.freshUntil(f.window))))
+	binary.BigEndian.PutUint64(b[16:], uint64(time.Now().UnixMilli()))
+	binary.BigEndian.PutUint32(b[24:], uint32(min(took.Milliseconds(), math.MaxUint32)))
+	binary.BigEndian.PutUint32(b[28:], hashKey(key))
+	if e.negative() {
+		return b, nil
+	}
+	b, err := f.codec.Append(b, e.value)
+	if err != nil {
+		return nil, fmt.Errorf("%w: it cannot be encoded: %w", ErrInvalidValue, err)
+	}
+	if len(b) > f.maxBytes {
+		return nil, fmt.Errorf("%w: %d bytes encoded, allowed by MaxValueBytes: %d", ErrInvalidValue, len(b), f.maxBytes)
+	}
+	return b, nil
+}
+
+// errLease is what decode says of a lease: the key is being filled.
+var errLease = fmt.Errorf("%w: a lease", ErrInvalidValue)
+
+// decode reads a stored form. An error matches ErrInvalidValue; errLease stands for a lease.
+func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
+	if len(data) > f.maxBytes {
+		return nil, fmt.Errorf("%w: %d bytes stored, allowed by MaxValueBytes: %d", ErrInvalidValue, len(data), f.maxBytes)
+	}
+	if len(data) == 0 || data[0] != magic {
+		return f.decodeBare(data)
+	}
+	if isLease(data) {
+		return nil, errLease
+	}
+	if len(data) < headerBytes {
+		return nil, fmt.Errorf("%w: %d bytes stored, too few for a header", ErrInvalidValue, len(data))
+	}
+	if err := f.checkHeader(key, data); err != nil {
+		return nil, err
+	}
+	e := f.times(data)
+	if data[1]&kindMask == kindNegative {
+		return e, nil
+	}
+	var err error
+	if e.value, err = f.codec.Decode(data[headerBytes:]); err != nil {
+		return nil, undecodable(err)
+	}
+	return e, nil
+}
+
+// undecodable hides the text of a decoder's error, which may quote the value; errors.As still finds it.
+func undecodable(err error) error {
+	return &hiddenError{fmt.Sprintf("%v: the stored bytes cannot be decoded (%T)", ErrInvalidValue, err), err}
+}
+
+type hiddenError struct {
+	text  string
+	cause error
+}
+
+func (e *hiddenError) Error() string { return e.text }
+
+func (e *hiddenError) Unwrap() []error { return []error{ErrInvalidValue, e.cause} }
+
+// decodeBare reads a value without a header. It is fresh for as long as Redis keeps it.
+func (f *form[T]) decodeBare(data []byte) (*entry[T], error) {
+	value, err := f.codec.Decode(data)
+	if err != nil {
+		return nil, undecodable(err)
+	}
+	e := newEntry(value, f.clock.now(), never, f.window, 0)
+	return &e, nil
+}
+
+func (f *form[T]) checkHeader(key string, data []byte) error {
+	kind := data[1] & kindMask
+	switch {
+	case data[1]&^kindMask != version || kind != kindValue && kind != kindNegative:
+		return fmt.Errorf("%w: stored in an unknown version or kind %#x", ErrInvalidValue, data[1])
+	case data[2] != f.codec.ID():
+		return fmt.Errorf("%w: stored by codec %d, this cache's is %d", ErrInvalidValue, data[2], f.codec.ID())
+	case binary.BigEndian.Uint32(data[4:]) != f.fingerprint:
+		return fmt.Errorf("%w: stored as another type, or another shape of the type", ErrInvalidValue)
+	case binary.BigEndian.Uint32(data[28:]) != hashKey(key):
+		return fmt.Errorf("%w: stored for another key", ErrInvalidValue)
+	}
+	return nil
+}
+
+// times makes an entry from a header, without its value.
+func (f *form[T]) times(data []byte) *entry[T] {
+	freshUntil := int64(binary.BigEndian.Uint64(data[8:]))
+	storedAt := int64(binary.BigEndian.Uint64(data[16:]))
+	took := time.Duration(binary.BigEndian.Uint32(data[24:])) * time.Millisecond
+	now := f.clock.now()
+	age := max(0, time.Now().UnixMilli()-storedAt) * int64(time.Millisecond)
+	end := f.clock.at(freshUntil)
+	if data[1]&kindMask == kindNegative {
+		e := negativeEntry[T](now-age, end)
+		return &e
+	}
+	var zero T
+	var early time.Duration
+	if freshUntil < math.MaxInt64 {
+		early = f.early(time.Duration(freshUntil-storedAt)*time.Millisecond, took)
+	}
+	e := newEntry(zero, now-age, end, f.window, early)
+	return &e
+}
+
+// isLease reports whether data is what stands under a key that is being filled.
+func isLease[B []byte | string](data B) bool {
+	return len(data) >= 2 && data[0] == magic && data[1] == version|kindLease
+}
+
+func hashKey(key string) uint32 {
+	h := uint32(2166136261) // FNV-1a
+	for i := range len(key) {
+		h = (h ^ uint32(key[i])) * 16777619
+	}
+	return h
+}
+
+// fingerprintOf tells types, and shapes of a type, from each other: what is stored by one release and read
+// by another, after a field has changed, is a miss.
+func fingerprintOf[T any]() uint32 {
+	var b strings.Builder
+	describe(&b, reflect.TypeFor[T](), make(map[reflect.Type]bool))
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(b.String())) // never fails
+	return h.Sum32()
+}
+
+// describe writes what of a type decides its stored form: names of fields with their tags, and types.
+func describe(b *strings.Builder, t reflect.Type, seen map[reflect.Type]bool) {
+	b.WriteString(t.Kind().String())
+	if t.Name() != "" {
+		b.WriteString(" " + t.Name())
+	}
+	if seen[t] {
+		return
+	}
+	seen[t] = true
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Chan:
+		describe(b, t.Elem(), seen)
+	case reflect.Array:
+		fmt.Fprintf(b, "[%d]", t.Len())
+		describe(b, t.Elem(), seen)
+	case reflect.Map:
+		describe(b, t.Key(), seen)
+		b.WriteByte(':')
+		describe(b, t.Elem(), seen)
+	case reflect.Struct:
+		b.WriteByte('{')
+		for i := range t.NumField() {
+			field := t.Field(i)
+			if field.IsExported() || field.Anonymous {
+				fmt.Fprintf(b, "%s %q ", field.Name, field.Tag)
+				describe(b, field.Type, seen)
+				b.WriteByte(';')
+			}
+		}
+		b.WriteByte('}')
+	}
+}
