@@ -1,0 +1,92 @@
+package table
+
+// A shard changes the size of its table little by little: every write moves a few buckets along, so that
+// none has to wait until all entries of a large shard are moved. Readers find the old table, which sends
+// them on to the newer one for what has moved already.
+
+// movesPerWrite is the number of buckets that a write moves. One would do for the newer table never to fill
+// up before the older is empty.
+const movesPerWrite = 2
+
+// firstEntries is the number of entries that the first table of a shard is made for.
+const firstEntries = 64
+
+// tableLocked returns the table in which a writer finds and leaves the entries of a hash.
+func (s *shard[V]) tableLocked(hash uint32) *table[V] {
+	t := s.table.Load()
+	newer := t.newer.Load()
+	if newer == nil {
+		return t
+	}
+	t.move(t.index(hash), newer)
+	s.moveLocked(movesPerWrite)
+	return newer
+}
+
+// growLocked begins to move to a larger table when one more entry would be too many for the present one.
+func (s *shard[V]) growLocked() {
+	t := s.table.Load()
+	if s.count < t.limit() || t.newer.Load() != nil {
+		return
+	}
+	entries := 2 * s.count
+	if share := s.share; share > 0 && share < int64(entries) {
+		// No more than that will ever come. A sixteenth more keeps the overflow buckets few.
+		entries = int(share + share/16 + 1)
+	}
+	s.resizeLocked(entries)
+}
+
+// shrinkLocked begins to move to a smaller table when the present one is nearly empty.
+func (s *shard[V]) shrinkLocked() {
+	t := s.table.Load()
+	if t.newer.Load() == nil && t.limit() > 4*firstEntries && s.count < t.limit()/8 {
+		s.resizeLocked(max(firstEntries, 2*s.count))
+	}
+}
+
+// resizeLocked begins to move to a table for that many entries. No move may be under way.
+func (s *shard[V]) resizeLocked(entries int) {
+	newer := newTable[V](entries)
+	if newer.limit() <= s.count {
+		newer = newTable[V](2 * s.count)
+	}
+	s.table.Load().newer.Store(newer)
+	s.moveLocked(movesPerWrite)
+}
+
+// moveLocked moves that many more buckets, if a move is under way, and reports whether it still is.
+func (s *shard[V]) moveLocked(buckets int) (more bool) {
+	t := s.table.Load()
+	newer := t.newer.Load()
+	if newer == nil {
+		return false
+	}
+	for end := min(t.moved+buckets, len(t.buckets)); t.moved < end; t.moved++ {
+		t.move(t.moved, newer)
+	}
+	if t.moved < len(t.buckets) {
+		return true
+	}
+	s.table.Store(newer)
+	return false
+}
+
+// move copies the entries of a chain to the newer table, unless that was done before, and marks it as
+// moved. The slots keep their nodes, for the sake of readers who read meta before the mark.
+func (t *table[V]) move(index int, newer *table[V]) {
+	home := &t.buckets[index]
+	if home.meta.Load()&movedMark != 0 {
+		return
+	}
+	for b := home; b != nil; b = b.next.Load() {
+		for i := range b.slots {
+			if n := b.slots[i].Load(); n != nil {
+				newer.insert(n)
+			}
+		}
+	}
+	for b := home; b != nil; b = b.next.Load() {
+		b.meta.Store(movedMark)
+	}
+}

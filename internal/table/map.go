@@ -1,0 +1,246 @@
+// Package table is a bounded, concurrent hash table. It holds the entries of the memory backend and of
+// the near cache.
+//
+// It is cut into shards by the upper bits of a key's hash. A shard has a mutex for writes only; a read
+// takes no lock, allocates nothing, and writes nothing but the few bits in the entry that count its hits.
+// What is dropped when a shard is full is decided by a policy that works on the write path alone; see
+// policy.go.
+//
+// The package knows no clock: deadlines are numbers that its caller compares with a time of its own, and
+// [Map.Get] does not look at them.
+package table
+
+import (
+	"hash/maphash"
+	"math"
+	"runtime"
+)
+
+// Outcome says what became of [Map.PutIf].
+type Outcome uint8
+
+const (
+	// Stored means that the entry was written.
+	Stored Outcome = iota
+	// Refused means that allow said no, and nothing was changed.
+	Refused
+	// TooHeavy means that the entry is heavier than all that a shard may hold, and nothing was changed.
+	TooHeavy
+)
+
+// Options configures a [Map].
+type Options[V any] struct {
+	// Capacity is the total weight that the map may hold. At no moment does it hold more.
+	// Defaults to 0: unbounded, and no policy.
+	Capacity int64
+
+	// Deadline returns when a value expires, on the caller's clock; math.MaxInt64 means never. It is
+	// called on the write and sweep paths only, under a shard's lock. Defaults to nil: nothing expires.
+	Deadline func(*V) int64
+
+	// OnEvict is called for every entry that the policy dropped, after the shard's lock was given up, by
+	// the goroutine whose write made it necessary. Defaults to nil: nobody is told.
+	OnEvict func(key string, v *V)
+}
+
+// A Map holds values by key. Its methods are safe for concurrent use.
+//
+// The pointers that its methods hand out stay valid for as long as they are held, also after the entry
+// was replaced or removed. What they point to must not be changed, but for atomics inside it.
+type Map[V any] struct {
+	seed    maphash.Seed
+	mask    uint64
+	shards  []shard[V]
+	onEvict func(key string, v *V)
+}
+
+// shardsPerProc is the number of shards for each processor. Four make it unlikely enough that two writers
+// meet on one lock.
+const shardsPerProc = 4
+
+// minShare is the least capacity worth a shard of its own. Below it, the policy of each shard sees so few
+// entries that the hit ratio suffers.
+const minShare = 4096
+
+// New returns an empty map.
+func New[V any](o Options[V]) *Map[V] {
+	n := int64(1)
+	for n < int64(shardsPerProc*runtime.GOMAXPROCS(0)) && (o.Capacity <= 0 || o.Capacity/(2*n) >= minShare) {
+		n *= 2
+	}
+	m := &Map[V]{seed: maphash.MakeSeed(), mask: uint64(n - 1), shards: make([]shard[V], n), onEvict: o.OnEvict}
+	for i := range m.shards {
+		share := max(0, o.Capacity) / n
+		if int64(i) < o.Capacity%n {
+			share++
+		}
+		m.shards[i].init(share, o.Deadline)
+	}
+	return m
+}
+
+// Get returns the value of key, or nil, and marks a hit for the policy. It takes no lock and does not
+// look at the deadline.
+func (m *Map[V]) Get(key string) *V {
+	h := maphash.String(m.seed, key)
+	t := m.shards[h>>32&m.mask].table.Load()
+	n := t.find(uint32(h), key)
+	if n == nil {
+		if n = t.follow(uint32(h), key); n == nil {
+			return nil
+		}
+	}
+	n.touch()
+	return &n.value
+}
+
+// Peek is [Map.Get] without marking a hit.
+func (m *Map[V]) Peek(key string) *V {
+	h := maphash.String(m.seed, key)
+	t := m.shards[h>>32&m.mask].table.Load()
+	n := t.find(uint32(h), key)
+	if n == nil {
+		if n = t.follow(uint32(h), key); n == nil {
+			return nil
+		}
+	}
+	return &n.value
+}
+
+// Put writes the value of key. It returns false, and leaves the old entry of the key if there is one, when
+// the entry is heavier than all that a shard may hold. Weights above a million are rounded up to 20
+// significant bits, and a weight of 0 counts as 1.
+//
+// The key string is kept; a caller whose string is a piece of a larger one should clone it.
+func (m *Map[V]) Put(key string, v V, weight uint32) (ok bool) {
+	n, s := m.newNode(key, v, weight)
+	if !s.fits(n) {
+		return false
+	}
+	s.mu.Lock()
+	dropped := s.putLocked(n, s.locateLocked(n.hash, key))
+	s.mu.Unlock()
+	m.tell(dropped)
+	return true
+}
+
+// PutIf is [Map.Put] under a condition: allow is called with the current value of key, or nil, under the
+// shard's lock, so that nothing can happen to the entry between the check and the write. It must not use
+// the map. It is not called for an entry that is too heavy.
+func (m *Map[V]) PutIf(key string, v V, weight uint32, allow func(current *V) bool) Outcome {
+	n, s := m.newNode(key, v, weight)
+	if !s.fits(n) {
+		return TooHeavy
+	}
+	dropped, ok := s.putIf(n, allow)
+	m.tell(dropped)
+	if !ok {
+		return Refused
+	}
+	return Stored
+}
+
+// Delete removes the entry of key, and reports whether there was one.
+func (m *Map[V]) Delete(key string) bool {
+	h := maphash.String(m.seed, key)
+	s := &m.shards[h>>32&m.mask]
+	s.mu.Lock()
+	at := s.locateLocked(uint32(h), key)
+	if at.node != nil {
+		s.removeLocked(at)
+	}
+	s.mu.Unlock()
+	return at.node != nil
+}
+
+// DeleteIf removes the entry of key if there is one and allow agrees. It reports whether it did. As with
+// [Map.PutIf], allow runs under the shard's lock; it is not called when there is no entry.
+func (m *Map[V]) DeleteIf(key string, allow func(current *V) bool) bool {
+	h := maphash.String(m.seed, key)
+	s := &m.shards[h>>32&m.mask]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.locateLocked(uint32(h), key)
+	if at.node == nil || !allow(&at.node.value) {
+		return false
+	}
+	s.removeLocked(at)
+	return true
+}
+
+// Clear removes every entry. It is not atomic over the whole map: what is written while it runs may stay.
+func (m *Map[V]) Clear() {
+	for i := range m.shards {
+		m.shards[i].clear()
+	}
+}
+
+// Len returns the number of entries, those whose deadline has passed included.
+func (m *Map[V]) Len() int {
+	total := 0
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		total += s.count
+		s.mu.Unlock()
+	}
+	return total
+}
+
+// Weight returns the total weight of the entries.
+func (m *Map[V]) Weight() int64 {
+	total := int64(0)
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		total += s.weight
+		s.mu.Unlock()
+	}
+	return total
+}
+
+// Evictions returns how many entries the policy has dropped.
+func (m *Map[V]) Evictions() uint64 {
+	total := uint64(0)
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		total += s.evictions
+		s.mu.Unlock()
+	}
+	return total
+}
+
+// Due returns a time before which nothing in the map expires: a lower bound of the earliest deadline, or
+// math.MaxInt64 if nothing will ever expire.
+func (m *Map[V]) Due() int64 {
+	due := int64(math.MaxInt64)
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		due = min(due, s.low)
+		s.mu.Unlock()
+	}
+	return due
+}
+
+// newNode returns an entry to be and the shard that it belongs to. It is made before the lock is taken,
+// so that nobody waits for the allocation.
+func (m *Map[V]) newNode(key string, v V, weight uint32) (*node[V], *shard[V]) {
+	h := maphash.String(m.seed, key)
+	n := &node[V]{key: key, value: v, hash: uint32(h), state: packWeight(weight)}
+	return n, &m.shards[h>>32&m.mask]
+}
+
+// tell reports a chain of dropped entries, linked by next, to the owner of the map.
+func (m *Map[V]) tell(dropped *node[V]) {
+	if m.onEvict == nil {
+		return
+	}
+	for n := dropped; n != nil; {
+		next := n.next
+		n.next = nil
+		m.onEvict(n.key, &n.value)
+		n = next
+	}
+}

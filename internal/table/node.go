@@ -1,0 +1,101 @@
+package table
+
+import (
+	"math/bits"
+	"sync/atomic"
+)
+
+// A node is one entry. The key, the value and the hash never change once a reader can see the node: a new
+// value is a new node. The fields are ordered so that a node with a value of 24 bytes takes 64 bytes, one
+// cache line.
+type node[V any] struct {
+	key   string
+	value V
+
+	// state packs, from the lowest bit: the hits since the policy last looked (readers add to them, all
+	// the rest is written under the shard's lock), the queue that the node is in, and its weight. It is
+	// not an atomic.Uint32 so that a node which no reader can see yet is written without the cost.
+	state uint32
+
+	hash       uint32   // the lower half of the key's hash
+	prev, next *node[V] // the neighbours in the queue; guarded by the shard's lock
+}
+
+const (
+	hitMask    = 0x3 // at most 3 pending hits, then readers stop counting: a hot entry costs them no write
+	queueMask  = 0xf0
+	weightBits = 24
+	weightMask = 1<<32 - 1<<(32-weightBits)
+
+	mantissaBits = 20 // of the weight's 24; the other 4 are its exponent
+)
+
+// A queue is one of the policy's lists, as the state word has it.
+type queue uint32
+
+const (
+	noQueue     queue = iota << 4
+	windowQueue       // entries that came lately
+	mainQueue         // entries that were asked for often enough
+)
+
+// touch counts a hit. It gives up when it meets another reader or the policy, since one hit more or less
+// does not matter, and costs only a load when the counter is full.
+func (n *node[V]) touch() {
+	if s := atomic.LoadUint32(&n.state); s&hitMask < hitMask {
+		atomic.CompareAndSwapUint32(&n.state, s, s+1)
+	}
+}
+
+// pending returns the hits that the policy has not seen yet.
+func (n *node[V]) pending() uint32 { return atomic.LoadUint32(&n.state) & hitMask }
+
+// takeHits takes up to most of the pending hits from the counter, and returns how many.
+func (n *node[V]) takeHits(most uint32) uint32 {
+	for {
+		s := atomic.LoadUint32(&n.state)
+		taken := min(s&hitMask, most)
+		if taken == 0 || atomic.CompareAndSwapUint32(&n.state, s, s-taken) {
+			return taken
+		}
+	}
+}
+
+// inherit takes over the queue and the pending hits of the node that n replaces, and counts one hit more.
+// No reader can see n yet.
+func (n *node[V]) inherit(old *node[V]) {
+	n.state = n.state&weightMask | atomic.LoadUint32(&old.state)&^weightMask
+	if n.state&hitMask < hitMask {
+		n.state++
+	}
+}
+
+func (n *node[V]) queue() queue { return queue(atomic.LoadUint32(&n.state) & queueMask) }
+
+func (n *node[V]) setQueue(q queue) {
+	for {
+		s := atomic.LoadUint32(&n.state)
+		if atomic.CompareAndSwapUint32(&n.state, s, s&^queueMask|uint32(q)) {
+			return
+		}
+	}
+}
+
+// weight returns the weight that is accounted for the node.
+func (n *node[V]) weight() int64 {
+	w := atomic.LoadUint32(&n.state) >> (32 - weightBits)
+	return int64(w&(1<<mantissaBits-1)) << (w >> mantissaBits)
+}
+
+// packWeight puts a weight into the upper bits of a state word as a floating point number. It rounds up,
+// never down, so that a bound on the rounded weights is a bound on the true ones.
+func packWeight(w uint32) uint32 {
+	mantissa := max(1, uint64(w))
+	exponent := max(0, bits.Len64(mantissa)-mantissaBits)
+	mantissa = (mantissa + 1<<exponent - 1) >> exponent
+	if mantissa == 1<<mantissaBits {
+		mantissa >>= 1
+		exponent++
+	}
+	return uint32(mantissa|uint64(exponent)<<mantissaBits) << (32 - weightBits)
+}

@@ -1,0 +1,246 @@
+package table
+
+// A policy decides which entries go when a shard is full. It is W-TinyLFU (Einziger, Friedman, Manes:
+// "TinyLFU: A Highly Efficient Cache Admission Policy", 2017) made lazy, so that readers have nothing to do
+// with it but to count hits in the entries. All of it is guarded by the shard's lock and runs only when
+// something is put.
+//
+// New entries come into the window. Those that leave it must be asked for more often than the entry that
+// the main space would give up for them; a sketch of frequencies knows. Both spaces are queues in which an
+// entry that was hit since it was last looked at gets another round, instead of being moved at every hit:
+// the main space is a CLOCK. At the same time its pending hits are brought into the sketch. How large the
+// window is depends on what the keys that come back tell; see balance.
+type policy[V any] struct {
+	share  int64 // the weight that the shard may hold; 0 is unbounded, without any policy
+	window list[V]
+	main   list[V]
+
+	// standing is the entry that the main space would have given up last, had the newcomer been better.
+	standing *node[V]
+
+	sketch  sketch
+	balance balance
+	size    int    // the number of entries that sketch and balance are sized for
+	random  uint64 // the state of a xorshift generator
+}
+
+// maxRounds bounds the entries that get another round in one eviction, so that a put never has to walk
+// through a whole cache of hot entries. More do not improve the hit ratio.
+const maxRounds = 16
+
+// minSize is the least number of entries that a policy begins with, if the share allows for them.
+const minSize = 1024
+
+func (p *policy[V]) init(share int64) {
+	p.share = share
+	if share == 0 {
+		return
+	}
+	p.clear()
+	// The share is the largest number of entries there can be, but if they are heavy there will be far
+	// fewer. So the size starts low and is doubled as needed, to end exactly at the share.
+	size := share
+	for size/2 >= minSize {
+		size = (size + 1) / 2
+	}
+	p.size = int(size)
+	p.sketch.init(p.size)
+	p.balance.init(p.size)
+	p.random = 0x9e3779b97f4a7c15
+}
+
+// clear forgets the entries, but not how often their keys were asked for.
+func (p *policy[V]) clear() {
+	p.window.init()
+	p.main.init()
+	p.standing = nil
+}
+
+// insert takes up a new entry, which no reader can see yet. It may leave the shard over its share.
+func (p *policy[V]) insert(n *node[V]) {
+	if p.share == 0 {
+		return
+	}
+	p.count(n, 1)
+	n.state |= uint32(windowQueue)
+	p.window.push(n)
+	if entries := p.entries(); entries > p.size {
+		p.size *= 2
+		p.sketch.double()
+		p.balance.resize(p.size)
+	}
+	p.balance.missed(n.hash, p.entries())
+	if p.over() {
+		return
+	}
+	// While there is room, whatever leaves the window is welcome.
+	for p.window.count > 1 && p.window.weight > p.windowLimit() {
+		p.toMain(p.window.oldest())
+	}
+}
+
+// replace puts n, which no reader can see yet, in the place of old. An update counts as a hit. It may leave the shard over its share.
+func (p *policy[V]) replace(old, n *node[V]) {
+	n.inherit(old)
+	if p.share > 0 {
+		p.listOf(n).replace(old, n)
+		p.forget(old)
+	}
+}
+
+// remove takes out an entry that its owner removes.
+func (p *policy[V]) remove(n *node[V]) {
+	if p.share > 0 {
+		p.listOf(n).remove(n)
+		p.forget(n)
+	}
+}
+
+// over reports whether something has to go.
+func (p *policy[V]) over() bool {
+	return p.share > 0 && p.window.weight+p.main.weight > p.share
+}
+
+// evict takes one entry out, never the newest, which is the one that makes it necessary: what was just put
+// can be read, whatever the policy thinks of it. There must be another entry.
+func (p *policy[V]) evict(newest *node[V]) *node[V] {
+	candidate := p.candidate(newest)
+	victim := p.victim(newest)
+	switch {
+	case candidate == nil:
+		return p.displace(victim)
+	case victim == nil:
+		return p.reject(candidate)
+	case p.admits(candidate, victim):
+		p.toMain(candidate)
+		return p.displace(victim)
+	}
+	p.standing = victim
+	return p.reject(candidate)
+}
+
+// candidate returns the entry that has to leave the window, or nil if it is within its limit and the main
+// space has something to give up.
+func (p *policy[V]) candidate(newest *node[V]) *node[V] {
+	mine := p.window.count
+	others := p.main.count
+	if newest.queue() == windowQueue {
+		mine--
+	} else {
+		others--
+	}
+	if mine == 0 || others > 0 && p.window.weight <= p.windowLimit() {
+		return nil
+	}
+	return p.pick(&p.window, newest)
+}
+
+// victim returns the entry that the main space would give up, or nil if there is none.
+func (p *policy[V]) victim(newest *node[V]) *node[V] {
+	if p.main.count == 0 || p.main.count == 1 && p.main.oldest() == newest {
+		return nil
+	}
+	if standing := p.standing; standing != nil && standing.pending() > 0 {
+		p.balance.spared(p.entries())
+		p.standing = nil
+	}
+	return p.pick(&p.main, newest)
+}
+
+// pick returns the oldest entry of a list that was not hit since it was last looked at, giving those that
+// were another round. There must be an entry other than the newest.
+func (p *policy[V]) pick(l *list[V], newest *node[V]) *node[V] {
+	for rounds := 0; ; rounds++ {
+		n := l.oldest()
+		if n != newest {
+			if rounds >= maxRounds {
+				return n
+			}
+			hits := n.takeHits(1)
+			if hits == 0 {
+				return n
+			}
+			p.count(n, hits)
+		}
+		l.renew(n)
+	}
+}
+
+// admits reports whether a candidate from the window is worth more than a victim of the main space. A tie
+// goes to the victim: in a loop that is longer than the cache, all else would leave nothing to hit. But
+// where a large window has proved that recency counts for more, the candidate is given an advance.
+func (p *policy[V]) admits(candidate, victim *node[V]) bool {
+	advance := p.balance.advance()
+	whole := uint32(advance)
+	if p.chance(advance - float64(whole)) {
+		whole++
+	}
+	return p.sketch.estimate(candidate.hash)+whole > p.sketch.estimate(victim.hash)+victim.pending()
+}
+
+func (p *policy[V]) toMain(n *node[V]) {
+	if hits := n.takeHits(hitMask); hits > 0 {
+		p.count(n, hits)
+	}
+	p.window.remove(n)
+	n.setQueue(mainQueue)
+	p.main.push(n)
+}
+
+// reject drops an entry of the window.
+func (p *policy[V]) reject(n *node[V]) *node[V] {
+	p.window.remove(n)
+	p.balance.rejected.put(n.hash)
+	return n
+}
+
+// displace drops an entry of the main space.
+func (p *policy[V]) displace(n *node[V]) *node[V] {
+	p.main.remove(n)
+	p.forget(n)
+	p.balance.displaced.put(n.hash)
+	return n
+}
+
+func (p *policy[V]) forget(n *node[V]) {
+	if p.standing == n {
+		p.standing = nil
+	}
+}
+
+// count brings hits into the sketch.
+func (p *policy[V]) count(n *node[V], hits uint32) {
+	p.sketch.add(n.hash, hits, p.balance.memory(p.entries()))
+}
+
+// estimate returns how often the key of n was asked for lately, its pending hits apart.
+func (p *policy[V]) estimate(n *node[V]) uint32 {
+	if p.share == 0 {
+		return 0
+	}
+	return p.sketch.estimate(n.hash)
+}
+
+func (p *policy[V]) entries() int { return p.window.count + p.main.count }
+
+func (p *policy[V]) windowLimit() int64 {
+	return max(1, int64(p.balance.window*float64(p.share)))
+}
+
+func (p *policy[V]) listOf(n *node[V]) *list[V] {
+	if n.queue() == mainQueue {
+		return &p.main
+	}
+	return &p.window
+}
+
+// chance is true with the given probability.
+func (p *policy[V]) chance(probability float64) bool {
+	if probability <= 0 {
+		return false
+	}
+	p.random ^= p.random << 13
+	p.random ^= p.random >> 7
+	p.random ^= p.random << 17
+	return float64(p.random>>11) < probability*(1<<53)
+}

@@ -1,0 +1,89 @@
+package table
+
+import (
+	"math"
+	"runtime"
+)
+
+// Sweep removes the entries whose deadline is at or before now, and returns their number. A shard in which
+// nothing can be due costs a look at its lower bound. The others are walked in short steps with the lock
+// given up and the processor offered in between, and a table that is nearly empty is given back. It ends
+// early when stop returns true; stop may be nil. A shard that another Sweep is walking is left to that.
+func (m *Map[V]) Sweep(now int64, stop func() bool) (expired int) {
+	if stop == nil {
+		stop = func() bool { return false }
+	}
+	for i := range m.shards {
+		if stop() {
+			break
+		}
+		expired += m.shards[i].sweep(now, stop)
+	}
+	return expired
+}
+
+func (s *shard[V]) sweep(now int64, stop func() bool) (expired int) {
+	if !s.beginSweep(now) {
+		return 0
+	}
+	complete := false
+	defer func() { s.endSweep(complete) }()
+	var nodes []*node[V]
+	for from := uint64(0); from < wholeHash; {
+		if stop() {
+			return expired
+		}
+		var n int
+		n, from, nodes = s.sweepStep(from, now, nodes)
+		expired += n
+		runtime.Gosched()
+	}
+	complete = true
+	return expired
+}
+
+// beginSweep reports whether the shard is worth a walk that nobody else is on.
+func (s *shard[V]) beginSweep(now int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.low > now || s.sweeping {
+		return false
+	}
+	s.sweeping = true
+	s.nextLow = math.MaxInt64
+	return true
+}
+
+// sweepStep removes what is due in the next buckets, and returns where to go on.
+func (s *shard[V]) sweepStep(from uint64, now int64, nodes []*node[V]) (int, uint64, []*node[V]) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	expired := 0
+	nodes, from = s.collect(from, nodes[:0])
+	for _, n := range nodes {
+		if d := s.deadline(&n.value); d > now {
+			s.nextLow = min(s.nextLow, d)
+			continue
+		}
+		s.removeLocked(s.locateLocked(n.hash, n.key))
+		expired++
+	}
+	return expired, from, nodes
+}
+
+// endSweep makes the bound that a complete walk has found the shard's, and gives back a table that has
+// become too large. After an incomplete one the old bound still holds.
+func (s *shard[V]) endSweep(complete bool) {
+	s.mu.Lock()
+	s.sweeping = false
+	if complete {
+		s.low = s.nextLow
+		s.shrinkLocked()
+	}
+	s.mu.Unlock()
+	for more := complete; more; runtime.Gosched() {
+		s.mu.Lock()
+		more = s.moveLocked(bucketsPerStep)
+		s.mu.Unlock()
+	}
+}
