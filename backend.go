@@ -13,7 +13,8 @@ type Backend struct {
 	cfg   Config // resolved
 	opts  options
 	clock *clock
-	conn  *conn // nil for a backend in this process
+	conn  *conn    // nil for a backend in this process
+	hub   *nearHub // nil for a backend without near caches
 
 	mu     sync.Mutex
 	caches map[string]interface{ Close() error } // by name; those that are open
@@ -46,7 +47,8 @@ func (b *Backend) connect(ctx context.Context) (err error) {
 	case BackendRueidis:
 		b.conn, err = newConn(b.cfg, b.opts, nil, b.report)
 	case BackendRueidisAside:
-		return fieldError("Backend", quote(b.cfg.Backend), `"memory", "rueidis" or "noop"; rueidis-aside is not part of this version`)
+		b.hub = newNearHub(b.cfg.Prefix, b.cfg.LocalTTL)
+		b.conn, err = newConn(b.cfg, b.opts, b.hub.connect, b.report)
 	default:
 		return nil
 	}
@@ -220,16 +222,23 @@ func (c *Client[T]) openStore(b *Backend, weigh func(string, T) int) error {
 	if codec == nil {
 		codec = JSONCodec[T]()
 	}
+	evicted := func() { c.observe(Event{Kind: EventEvicted}) }
 	switch c.cfg.Backend {
 	case BackendNoop:
 		c.store, c.instant = noop[T]{}, true
+		return nil
 	case BackendMemory:
-		c.store = newMemory(c.cfg, c.clock, weigh, func() { c.observe(Event{Kind: EventEvicted}) })
-		c.instant = true
-	default:
-		c.store = &remote[T]{conn: b.conn, form: c.form(codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":"}
-		c.spread = true
+		c.store, c.instant = newMemory(c.cfg, c.clock, weigh, evicted), true
+		return nil
 	}
+	c.spread = true
+	r := remote[T]{conn: b.conn, form: c.form(codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":"}
+	if c.cfg.Backend == BackendRueidis {
+		c.store = &r
+		return nil
+	}
+	c.local = SourceNearHit
+	c.store = newAside(r, b.hub, c.cfg, func() { c.observe(Event{Kind: EventInvalidated}) }, evicted)
 	return nil
 }
 

@@ -65,7 +65,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-var rigs = []rig{memoryRig, redisRig(BackendRueidis)}
+var rigs = []rig{memoryRig, redisRig(BackendRueidis), redisRig(BackendRueidisAside)}
 
 var memoryRig = rig{
 	name: "memory",

@@ -81,8 +81,10 @@ func checkBound(e *env) {
 	const most = 100
 	c := open[int](e, func(cfg *Config) { cfg.MaxEntries = most })
 	for i := range 20 * most {
-		_, err := c.GetWithFetch(e.Context(), strconv.Itoa(i), time.Minute, serve(i).fetch)
-		require.NoError(e, err)
+		for range 2 { // a near cache holds what it has read
+			_, err := c.GetWithFetch(e.Context(), strconv.Itoa(i), time.Minute, serve(i).fetch)
+			require.NoError(e, err)
+		}
 		require.LessOrEqual(e, c.Stats().Entries, most)
 	}
 	require.GreaterOrEqual(e, c.Stats().Entries, most/2)

@@ -174,6 +174,9 @@ func (n *conn) connect(ctx context.Context) error {
 	case err := <-made:
 		if err != nil && hopeless(err) {
 			n.close()
+			if errors.Is(err, rueidis.ErrNoCache) {
+				return fmt.Errorf("%w: the backend rueidis-aside needs Redis 6 or newer with RESP3, and a user that may call CLIENT TRACKING; without them use rueidis: %w", ErrInvalidConfig, err)
+			}
 			return fmt.Errorf("cacheaside: connecting to Redis: %w", err)
 		}
 		if err != nil {

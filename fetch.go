@@ -110,6 +110,10 @@ func (c *Client[T]) acquire(f *flight[T]) bool {
 	}
 	for {
 		held, filled, err := c.store.acquire(f.context, f.key, f.found.entry)
+		if f.context.Err() != nil && held.token == "" {
+			f.end(Result[T]{}, f.context.Err()) // it has ended, and by a better reason
+			return true
+		}
 		if err != nil {
 			f.failed = c.backendError(err) != nil
 			return false

@@ -37,7 +37,8 @@ func (r *remote[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
 	}
 	data, err := o.Do(o.ctx, o.B().Get().Key(k).Build()).AsBytes()
 	if isWrongType(err) {
-		return nil, errors.Join(errWrongType, r.conn.end(&o, nil))
+		_ = r.conn.end(&o, nil) // nil
+		return nil, errWrongType
 	}
 	if rueidis.IsRedisNil(err) {
 		return nil, r.conn.end(&o, nil)

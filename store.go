@@ -57,7 +57,7 @@ type store[T any] interface {
 type lease[T any] struct {
 	seen  *entry[T] // what was under the key when it was taken
 	token string    // what stands under the key in Redis meanwhile; "" where there is none
-	stop  func()    // ends the lease's heartbeat; nil where there is none
+	aside asideLease
 }
 
 // noop keeps nothing.

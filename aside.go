@@ -1,0 +1,299 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// aside keeps entries in Redis, as remote does, and in this process a near copy of what it has read: a hit
+// there asks nobody, decodes nothing and allocates nothing. Redis tells of every change of what was read
+// (client tracking), so the copy is never stale for longer than a message takes, or than it takes to
+// notice that the connection is dead. A cold key is fetched by one process: see lease.go.
+type aside[T any] struct {
+	remote[T]
+	hub    *nearHub
+	near   *expiring[nearEntry[T]]
+	clock  *clock
+	ttl    time.Duration // LocalTTL
+	lease  time.Duration // LeaseTTL
+	unhook func()        // takes the cache off the hub
+	told   func()        // called when another process has changed a key
+	closed atomic.Bool
+
+	shards [nearShards]asideShard
+}
+
+var (
+	_ store[struct{}] = (*aside[struct{}])(nil)
+	_ nearCache       = (*aside[struct{}])(nil)
+)
+
+// nearEntry is the near copy of what a read has returned.
+type nearEntry[T any] struct {
+	owner   *nearConn // the connection that it came by, which tells of changes
+	until   int64     // LocalTTL from when it came
+	decoded atomic.Pointer[entry[T]]
+	raw     *atomic.Pointer[string] // what came, until it is decoded by its first reader
+}
+
+type asideShard struct {
+	mu      sync.Mutex
+	reading map[string]*nearRead // the read of each key that others may join
+	changes map[string]*change   // by keys whose change somebody waits for, or may
+}
+
+// change is the next change of a key.
+type change struct {
+	happens chan struct{} // closed then
+	leased  bool          // the key holds a lease, as far as is known
+	waiters int           // those who watch it
+}
+
+// nearRead is a read of one key from Redis, and its outcome.
+type nearRead struct {
+	done chan struct{}
+	data string
+	err  error // rueidis.Nil if there is nothing
+}
+
+func newAside[T any](r remote[T], hub *nearHub, cfg Config, told, evicted func()) *aside[T] {
+	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, lease: cfg.LeaseTTL, told: told}
+	until := func(n *nearEntry[T]) int64 { return n.until }
+	a.near = newExpiring(cfg.MaxEntries, cfg.ReapInterval, a.clock, until, evicted)
+	for i := range a.shards {
+		a.shards[i].reading = make(map[string]*nearRead)
+		a.shards[i].changes = make(map[string]*change)
+	}
+	hub.add(cfg.Name, a)
+	a.unhook = func() { hub.remove(cfg.Name) }
+	return a
+}
+
+func (a *aside[T]) shard(key string) *asideShard { return &a.shards[hashKey(key)%nearShards] }
+
+func (a *aside[T]) peek(key string) *entry[T] {
+	n := a.near.Get(key)
+	if n == nil || n.owner.dead.Load() || !a.clock.before(n.until) && a.clock.now() >= n.until {
+		return nil
+	}
+	if e := n.decoded.Load(); e != nil {
+		return e
+	}
+	return a.decodeNear(n, key)
+}
+
+// decodeNear decodes what has come for n. Several readers may do so at once; one result is kept, and with
+// it goes the raw form.
+func (a *aside[T]) decodeNear(n *nearEntry[T], key string) *entry[T] {
+	raw := n.raw.Load()
+	if raw == nil {
+		return n.decoded.Load()
+	}
+	e, err := a.form.decode(a.redisKey(key), []byte(*raw))
+	if err != nil {
+		a.near.DeleteIf(key, func(current *nearEntry[T]) bool { return current == n })
+		return nil // lookup says why
+	}
+	return n.keep(e)
+}
+
+// keep makes e the decoded form, unless there is one, and returns what is.
+func (n *nearEntry[T]) keep(e *entry[T]) *entry[T] {
+	if n.decoded.CompareAndSwap(nil, e) {
+		n.raw.Store(nil)
+		return e
+	}
+	return n.decoded.Load()
+}
+
+func (a *aside[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
+	data, err := a.read(ctx, key)
+	switch {
+	case err == errNothing:
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	e, err := a.decode(key, data)
+	if err == errLease {
+		return nil, nil // somebody fetches it; acquire waits for that
+	}
+	return e, err
+}
+
+// decode decodes what a read has returned. If that is what the near copy holds, it keeps the result, so
+// that its first reader need not decode it again.
+func (a *aside[T]) decode(key, data string) (*entry[T], error) {
+	e, err := a.form.decode(a.redisKey(key), []byte(data))
+	if err != nil {
+		return nil, err
+	}
+	if n := a.near.Peek(key); n != nil {
+		if raw := n.raw.Load(); raw != nil && *raw == data { // comparing is quick: it is the same memory
+			return n.keep(e), nil
+		}
+	}
+	return e, nil
+}
+
+// errNothing says that Redis has nothing under a key.
+var errNothing = errors.New("cacheaside: nothing there")
+
+// read asks Redis for key, joining a read under way. An error is errNothing, errWrongType, or what conn.end
+// returns.
+func (a *aside[T]) read(ctx context.Context, key string) (string, error) {
+	o, err := a.conn.begin(ctx, false)
+	if err != nil {
+		return "", err
+	}
+	r := a.joinRead(o.Client, key)
+	select {
+	case <-r.done:
+		err = r.err
+	case <-o.ctx.Done():
+		err = o.ctx.Err()
+	}
+	switch {
+	case rueidis.IsRedisNil(err):
+		_ = a.conn.end(&o, nil) // nil
+		return "", errNothing
+	case isWrongType(err):
+		_ = a.conn.end(&o, nil) // nil
+		return "", errWrongType
+	}
+	return r.data, a.conn.end(&o, err)
+}
+
+// joinRead returns the read of key that is under way, and starts one if there is none. The read has no
+// context: what is abandoned would still be answered, and the count of replies would be off. It ends when
+// the connection does, at the latest.
+func (a *aside[T]) joinRead(c rueidis.Client, key string) *nearRead {
+	s := a.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.reading[key]; r != nil {
+		return r
+	}
+	r := &nearRead{done: make(chan struct{})}
+	s.reading[key] = r
+	go func() {
+		get := c.B().Get().Key(a.redisKey(key)).Cache().ToStaticTTL()
+		r.data, r.err = c.DoCache(context.Background(), get, a.ttl).ToString()
+		s.mu.Lock()
+		if s.reading[key] == r {
+			delete(s.reading, key)
+		}
+		s.mu.Unlock()
+		close(r.done)
+	}()
+	return r
+}
+
+// arrived keeps a reply, on the goroutine that reads the connection. A lease is not kept, but that there
+// is one is noted until Redis tells that it has changed.
+func (a *aside[T]) arrived(c *nearConn, key, data string) {
+	if isLease(data) {
+		s := a.shard(key)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.changeLocked(key).leased = true
+		return
+	}
+	if len(data) > a.form.maxBytes || a.closed.Load() {
+		return
+	}
+	raw := new(atomic.Pointer[string])
+	raw.Store(&data)
+	until := a.clock.deadline(a.clock.now(), a.ttl)
+	if a.near.Put(strings.Clone(key), nearEntry[T]{owner: c, until: until, raw: raw}, 1) {
+		a.near.stored(until)
+	}
+}
+
+func (a *aside[T]) invalidated(key string) {
+	a.near.Delete(key)
+	s := a.shard(key)
+	s.mu.Lock()
+	s.tellLocked(key)
+	s.mu.Unlock()
+	a.told()
+}
+
+func (a *aside[T]) invalidatedAll(lost func(owner *nearConn) bool) {
+	a.near.DeleteFunc(func(_ string, n *nearEntry[T]) bool { return lost(n.owner) })
+	for i := range a.shards {
+		s := &a.shards[i]
+		s.mu.Lock()
+		for key := range s.changes {
+			s.tellLocked(key)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// changeLocked returns the next change of key. tellLocked takes it off again.
+func (s *asideShard) changeLocked(key string) *change {
+	c := s.changes[key]
+	if c == nil {
+		c = &change{happens: make(chan struct{})}
+		s.changes[key] = c
+	}
+	return c
+}
+
+func (s *asideShard) tellLocked(key string) {
+	if c := s.changes[key]; c != nil {
+		close(c.happens)
+		delete(s.changes, key)
+	}
+}
+
+func (a *aside[T]) set(ctx context.Context, key string, e entry[T]) error {
+	defer a.forget(key)
+	return a.remote.set(ctx, key, e)
+}
+
+func (a *aside[T]) delete(ctx context.Context, key string) error {
+	defer a.forget(key)
+	return a.remote.delete(ctx, key)
+}
+
+// forget drops the near copy of key, and sees to it that what was read before now does not come back: nor
+// does a later look-up join a read that was begun before. It is called after each write of this process,
+// also after one whose outcome is not known.
+func (a *aside[T]) forget(key string) {
+	s := a.shard(key)
+	s.mu.Lock()
+	delete(s.reading, key)
+	s.mu.Unlock()
+	a.hub.poison(a.redisKey(key))
+	a.near.Delete(key)
+}
+
+func (a *aside[T]) clear(ctx context.Context) error {
+	defer func() {
+		for i := range a.shards {
+			s := &a.shards[i]
+			s.mu.Lock()
+			clear(s.reading)
+			s.mu.Unlock()
+		}
+		a.hub.poisonAll()
+		a.near.Clear()
+	}()
+	return a.remote.clear(ctx)
+}
+
+func (a *aside[T]) figures() (entries int, evictions, expirations uint64) { return a.near.figures() }
+
+func (a *aside[T]) close() {
+	a.closed.Store(true)
+	a.unhook()
+	a.near.close()
+}

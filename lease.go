@@ -1,0 +1,289 @@
+package cacheaside
+
+import (
+	"context"
+	"crypto/rand"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// The lease protocol of rueidis-aside: of all processes that miss a key, one fetches it.
+//
+// A missing key is leased by setting it to a token, if it does not exist. Filling sets it to the value, if
+// it still holds that token: any Set or Delete, by whatever process, has made the lease void. The others
+// have read the token with client tracking on, and are told when it changes. A lease lasts for LeaseTTL
+// unless its holder prolongs it, so one who died keeps nobody waiting for longer.
+//
+// A stale entry stays where it is while it is being refreshed. Its lease is a key of its own, and filling
+// replaces the entry only if it is still the one that was there.
+
+// Scripts tell an entry by its identity: its first bytes, which hold the header, and its length. Values are
+// too large to send them along.
+var (
+	// fillScript: KEYS the key; ARGV token, value, PX or "".
+	fillScript = rueidis.NewLuaScript(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2])
+else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1`)
+
+	// replaceScript: KEYS the key; ARGV first bytes, length or -1 for what is no string, value, PX or "".
+	replaceScript = rueidis.NewLuaScript(`
+if redis.call('TYPE', KEYS[1]).ok == 'string' then
+  if redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[2]) then return 0 end
+  if redis.call('GETRANGE', KEYS[1], 0, 31) ~= ARGV[1] then return 0 end
+elseif ARGV[2] ~= '-1' then return 0 end
+redis.call('DEL', KEYS[1])
+if ARGV[4] == '' then redis.call('SET', KEYS[1], ARGV[3])
+else redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4]) end
+return 1`)
+
+	// dropScript: KEYS the key; ARGV first bytes, length. Deletes the entry with this identity.
+	dropScript = rueidis.NewLuaScript(`
+if redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[2]) then return 0 end
+if redis.call('GETRANGE', KEYS[1], 0, 31) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])`)
+
+	// releaseScript: KEYS the lease's key; ARGV token.
+	releaseScript = rueidis.NewLuaScript(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])`)
+
+	// prolongScript: KEYS the lease's key; ARGV token, PX.
+	prolongScript = rueidis.NewLuaScript(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
+)
+
+// asideLease is what rueidis-aside knows of a lease.
+type asideLease struct {
+	key      string // in Redis, of the token
+	replaces string // the first bytes of the stale entry that is to be replaced; "" for a missing key
+	length   int    // and its length
+	beat     *reaper
+	cancel   context.CancelFunc // ends the heartbeat's operation
+}
+
+// identityBytes is how much of an entry its identity takes: the header.
+const identityBytes = headerBytes
+
+func identity(data string) string { return data[:min(len(data), identityBytes)] }
+
+// newToken returns what stands under a leased key; no two are the same.
+func newToken() string {
+	b := make([]byte, 2, 28)
+	b[0], b[1] = magic, version|kindLease
+	return string(append(b, rand.Text()...))
+}
+
+// leaseKey is where the lease of a stale entry stands. No cache's name is empty, so no key of a cache is
+// like it.
+func (a *aside[T]) leaseKey(key string) string {
+	prefix, name, _ := strings.Cut(a.name, ":")
+	return prefix + "::" + name + key
+}
+
+func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T]) (lease[T], *entry[T], error) {
+	for {
+		next, leased := a.watch(key)
+		held, filled, err := a.contend(ctx, key, seen, next, leased)
+		a.unwatch(key, next)
+		if err != nil || held.token != "" || filled != nil {
+			return held, filled, err
+		}
+	}
+}
+
+// contend tries to lease a key. It returns the lease, or an entry that needs no fetch, or neither: then
+// somebody else has had the lease, and it has waited for the next change. leased says that a lease is known
+// to be there: no need to try.
+func (a *aside[T]) contend(ctx context.Context, key string, seen *entry[T], next *change, leased bool) (held lease[T], filled *entry[T], err error) {
+	if seen == nil && leased {
+		return held, nil, a.waitFor(ctx, key, next)
+	}
+	if seen == nil {
+		held, err = a.take(ctx, a.redisKey(key), nil)
+		if err != nil || held.token != "" {
+			return held, nil, err
+		}
+	}
+	data, err := a.read(ctx, key) // from here on Redis tells when the key changes
+	switch {
+	case err == errNothing:
+		held, err = a.take(ctx, a.redisKey(key), nil)
+		return held, nil, err
+	case err == errWrongType:
+		held, err = a.seize(ctx, key, "", -1)
+		return held, nil, err
+	case err != nil:
+		return held, nil, err
+	}
+	e, err := a.decode(key, data)
+	switch {
+	case err == errLease:
+		return held, nil, a.waitFor(ctx, key, next)
+	case err != nil:
+		held, err = a.seize(ctx, key, identity(data), len(data))
+		return held, nil, err
+	case !a.isStale(e):
+		return held, e, nil
+	}
+	held, err = a.takeStale(ctx, key, data, e)
+	if err == nil && held.token == "" {
+		err = a.waitFor(ctx, key, next)
+	}
+	return held, nil, err
+}
+
+// isStale reports whether e is past its freshness, or due for a refresh.
+func (a *aside[T]) isStale(e *entry[T]) bool {
+	now := a.clock.now()
+	return now >= e.freshUntil(a.form.window)-e.early()
+}
+
+// take leases a key by setting it to a token, if there is nothing under it. The token is "" if there is.
+func (a *aside[T]) take(ctx context.Context, redisKey string, seen *entry[T]) (lease[T], error) {
+	token := newToken()
+	o, err := a.conn.begin(ctx, false)
+	if err != nil {
+		return lease[T]{}, err
+	}
+	reply := o.Do(o.ctx, o.B().Set().Key(redisKey).Value(token).Nx().PxMilliseconds(a.lease.Milliseconds()).Build())
+	taken := reply.Error() == nil
+	if err := a.conn.end(&o, reply.Error()); err != nil || !taken {
+		return lease[T]{}, err
+	}
+	return a.hold(lease[T]{seen: seen, token: token, aside: asideLease{key: redisKey}}), nil
+}
+
+// takeStale leases the entry e, whose stored form is data, to replace it. The token is "" if another process
+// has that lease.
+func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T]) (lease[T], error) {
+	held, err := a.take(ctx, a.leaseKey(key), e)
+	held.aside.replaces, held.aside.length = identity(data), len(data)
+	return held, err
+}
+
+// seize leases a key that holds what nobody can read, with this identity, by putting the token in its place.
+func (a *aside[T]) seize(ctx context.Context, key, first string, length int) (lease[T], error) {
+	token, k := newToken(), a.redisKey(key)
+	n, err := a.script(ctx, replaceScript, k, first, strconv.Itoa(length), token, strconv.FormatInt(a.lease.Milliseconds(), 10))
+	if err != nil || n == 0 {
+		return lease[T]{}, err
+	}
+	return a.hold(lease[T]{token: token, aside: asideLease{key: k}}), nil
+}
+
+// hold starts the heartbeat of a lease that was taken.
+func (a *aside[T]) hold(l lease[T]) lease[T] {
+	ctx, cancel := context.WithCancel(context.Background())
+	l.aside.cancel = cancel
+	key, token := l.aside.key, l.token
+	l.aside.beat = newReaper(a.lease/3, func(time.Time) bool {
+		n, err := a.script(ctx, prolongScript, key, token, strconv.FormatInt(a.lease.Milliseconds(), 10))
+		return err != nil || n == 1 // what failed is tried again, what is lost is not
+	})
+	l.aside.beat.wake()
+	return l
+}
+
+// rest ends the heartbeat.
+func (l *asideLease) rest() {
+	if l.beat != nil {
+		l.cancel()
+		l.beat.stop()
+	}
+}
+
+func (a *aside[T]) fill(ctx context.Context, key string, l lease[T], e entry[T], took time.Duration) (bool, error) {
+	l.aside.rest()
+	k := a.redisKey(key)
+	data, err := a.form.encode(k, &e, took)
+	if err != nil {
+		return false, err
+	}
+	px := ""
+	if ms, ok := a.form.millisecondsLeft(&e); ok {
+		px = strconv.FormatInt(ms, 10)
+	}
+	defer a.forget(key)
+	value := rueidis.BinaryString(data)
+	if l.aside.replaces == "" {
+		n, err := a.script(ctx, fillScript, k, l.token, value, px)
+		return n == 1, err
+	}
+	n, err := a.script(ctx, replaceScript, k, l.aside.replaces, strconv.Itoa(l.aside.length), value, px)
+	if err == nil {
+		err = a.abandon(ctx, key, l, false)
+	}
+	return n == 1, err
+}
+
+func (a *aside[T]) abandon(ctx context.Context, key string, l lease[T], remove bool) error {
+	l.aside.rest()
+	if l.token == "" {
+		return nil
+	}
+	if remove && l.aside.replaces != "" {
+		defer a.forget(key)
+		if _, err := a.script(ctx, dropScript, a.redisKey(key), l.aside.replaces, strconv.Itoa(l.aside.length)); err != nil {
+			return err
+		}
+	}
+	_, err := a.script(ctx, releaseScript, l.aside.key, l.token)
+	return err
+}
+
+// script runs a script on one key, and returns its number.
+func (a *aside[T]) script(ctx context.Context, s *rueidis.Lua, key string, args ...string) (int64, error) {
+	o, err := a.conn.begin(ctx, false)
+	if err != nil {
+		return 0, err
+	}
+	n, err := s.Exec(o.ctx, o.Client, []string{key}, args).AsInt64()
+	return n, a.conn.end(&o, err)
+}
+
+// watch returns the next change of key that Redis tells of, and whether the key is known to hold a lease.
+// unwatch must follow.
+func (a *aside[T]) watch(key string) (next *change, leased bool) {
+	s := a.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next = s.changeLocked(key)
+	next.waiters++
+	return next, next.leased
+}
+
+func (a *aside[T]) unwatch(key string, next *change) {
+	s := a.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if next.waiters--; next.waiters == 0 && !next.leased && s.changes[key] == next {
+		delete(s.changes, key)
+	}
+}
+
+// waitFor waits until key has changed, or for LeaseTTL, whichever is first: then what was known of the key
+// counts for nothing.
+func (a *aside[T]) waitFor(ctx context.Context, key string, next *change) error {
+	t := time.NewTimer(a.lease)
+	defer t.Stop()
+	select {
+	case <-next.happens:
+		return nil
+	case <-t.C:
+		s := a.shard(key)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.changes[key] == next {
+			s.tellLocked(key)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
