@@ -114,6 +114,11 @@ func (n *nearEntry[T]) keep(e *entry[T]) *entry[T] {
 
 func (a *aside[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
 	data, err := a.read(ctx, key)
+	return a.decoded(key, data, err)
+}
+
+// decoded is what a look-up makes of a read.
+func (a *aside[T]) decoded(key, data string, err error) (*entry[T], error) {
 	switch {
 	case err == errNothing:
 		return nil, nil
@@ -152,47 +157,111 @@ func (a *aside[T]) read(ctx context.Context, key string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	r := a.joinRead(o.Client, key)
-	select {
-	case <-r.done:
-		err = r.err
-	case <-o.ctx.Done():
-		err = o.ctx.Err()
+	r, begun := a.joinRead(key)
+	if begun {
+		go a.runRead(o.Client, key, r) // ends when the connection does, at the latest
 	}
-	switch {
-	case rueidis.IsRedisNil(err):
-		_ = a.conn.end(&o, nil) // nil
-		return "", errNothing
-	case isWrongType(err):
-		_ = a.conn.end(&o, nil) // nil
-		return "", errWrongType
-	}
-	return r.data, a.conn.end(&o, err)
+	return a.outcome(&o, r, r.await(o.ctx))
 }
 
-// joinRead returns the read of key that is under way, and starts one if there is none. The read has no
-// context: what is abandoned would still be answered, and the count of replies would be off. It ends when
-// the connection does, at the latest.
-func (a *aside[T]) joinRead(c rueidis.Client, key string) *nearRead {
+// lookupMany reads the keys that nobody reads already in one go.
+func (a *aside[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] {
+	o, err := a.conn.begin(ctx, false)
+	if err != nil {
+		return failAll[T](len(keys), err)
+	}
+	reads := make([]*nearRead, len(keys))
+	var mine []int // places of the keys whose reads are begun here
+	for i, key := range keys {
+		var begun bool
+		if reads[i], begun = a.joinRead(key); begun {
+			mine = append(mine, i)
+		}
+	}
+	if len(mine) > 0 {
+		go a.runReads(o.Client, keys, reads, mine) // ends when the connection does, at the latest
+	}
+	got := make([]lookedUp[T], len(keys))
+	for i := range keys {
+		got[i].err = reads[i].await(o.ctx)
+	}
+	for i, key := range keys {
+		data, err := a.outcome(&o, reads[i], got[i].err)
+		got[i].entry, got[i].err = a.decoded(key, data, err)
+	}
+	return got
+}
+
+// await waits for a read, and returns its error as rueidis gave it, or that of ctx.
+func (r *nearRead) await(ctx context.Context) error {
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// outcome ends the operation o with the error that awaiting r returned.
+func (a *aside[T]) outcome(o *op, r *nearRead, err error) (string, error) {
+	switch {
+	case rueidis.IsRedisNil(err):
+		_ = a.conn.end(o, nil) // nil
+		return "", errNothing
+	case isWrongType(err):
+		_ = a.conn.end(o, nil) // nil
+		return "", errWrongType
+	}
+	if err := a.conn.end(o, err); err != nil {
+		return "", err
+	}
+	return r.data, nil
+}
+
+// joinRead returns the read of key that is under way, or makes the record of one that the caller must
+// begin. A read has no context: what is abandoned would still be answered, and the count of replies would
+// be off.
+func (a *aside[T]) joinRead(key string) (r *nearRead, begun bool) {
 	s := a.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r := s.reading[key]; r != nil {
-		return r
+		return r, false
 	}
-	r := &nearRead{done: make(chan struct{})}
+	r = &nearRead{done: make(chan struct{})}
 	s.reading[key] = r
-	go func() {
-		get := c.B().Get().Key(a.redisKey(key)).Cache().ToStaticTTL()
-		r.data, r.err = c.DoCache(context.Background(), get, a.ttl).ToString()
-		s.mu.Lock()
-		if s.reading[key] == r {
-			delete(s.reading, key)
-		}
-		s.mu.Unlock()
-		close(r.done)
-	}()
-	return r
+	return r, true
+}
+
+func (a *aside[T]) runRead(c rueidis.Client, key string, r *nearRead) {
+	a.endRead(key, r, c.DoCache(context.Background(), a.trackedGet(c, key), a.ttl))
+}
+
+func (a *aside[T]) runReads(c rueidis.Client, keys []string, reads []*nearRead, mine []int) {
+	gets := make([]rueidis.CacheableTTL, len(mine))
+	for i, at := range mine {
+		gets[i] = rueidis.CT(a.trackedGet(c, keys[at]), a.ttl)
+	}
+	for i, reply := range c.DoMultiCache(context.Background(), gets...) {
+		a.endRead(keys[mine[i]], reads[mine[i]], reply)
+	}
+}
+
+// trackedGet is a read that makes Redis tell of the key's next change.
+func (a *aside[T]) trackedGet(c rueidis.Client, key string) rueidis.Cacheable {
+	return c.B().Get().Key(a.redisKey(key)).Cache().ToStaticTTL()
+}
+
+// endRead gives those who wait for r its reply.
+func (a *aside[T]) endRead(key string, r *nearRead, reply rueidis.RedisResult) {
+	r.data, r.err = reply.ToString()
+	s := a.shard(key)
+	s.mu.Lock()
+	if s.reading[key] == r {
+		delete(s.reading, key)
+	}
+	s.mu.Unlock()
+	close(r.done)
 }
 
 // arrived keeps a reply, on the goroutine that reads the connection. A lease is not kept, but that there

@@ -199,6 +199,7 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 		closed:    make(chan struct{}),
 		release:   func() {},
 	}
+	c.repeats = newRepeats(c.Delete, func(err error) { c.observe(Event{Kind: EventInvalidationLost, Err: err}) })
 	if err := c.openStore(b, weigh); err != nil {
 		return nil, err
 	}

@@ -49,6 +49,7 @@ type Client[T any] struct {
 
 	stats     counters
 	refreshes chan struct{} // holds one element a refresh under way
+	repeats   *repeats      // of invalidations that have failed
 
 	closing sync.Once
 	closed  chan struct{}
@@ -101,9 +102,9 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 		return err
 	}
 	if ttl <= 0 {
-		return fmt.Errorf("%w: %v, allowed: more than zero", ErrInvalidTTL, ttl)
+		return invalidTTL(ttl)
 	}
-	fenced, err := c.flights.fence(ctx, key)
+	fenced, err := c.flights.fence(ctx, key, false)
 	defer c.flights.unfence(key, fenced)
 	if err != nil {
 		return err
@@ -121,7 +122,7 @@ func (c *Client[T]) Delete(ctx context.Context, key string) error {
 	if err := c.check(ctx, key); err != nil {
 		return err
 	}
-	fenced, err := c.flights.fence(ctx, key)
+	fenced, err := c.flights.fence(ctx, key, false)
 	defer c.flights.unfence(key, fenced)
 	if err != nil {
 		return err
@@ -159,6 +160,7 @@ func (c *Client[T]) Health(ctx context.Context) error {
 func (c *Client[T]) Close() error {
 	c.closing.Do(func() {
 		close(c.closed)
+		c.repeats.stop()
 		c.flights.close()
 		c.store.close()
 		c.release()
@@ -180,10 +182,21 @@ func (c *Client[T]) check(ctx context.Context, key string) error {
 		return ErrClosed
 	default:
 	}
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+func invalidTTL(ttl time.Duration) error {
+	return fmt.Errorf("%w: %v, allowed: more than zero", ErrInvalidTTL, ttl)
+}
+
+func checkKey(key string) error {
 	if len(key) > MaxKeyBytes {
 		return fmt.Errorf("%w: %d bytes long, allowed: up to %d", ErrInvalidKey, len(key), MaxKeyBytes)
 	}
-	return ctx.Err()
+	return nil
 }
 
 // surelyFresh reports whether e is fresh by the coarse clock, and needs no refresh. False means: look

@@ -123,7 +123,7 @@ func open[T any](e *env, change func(*Config), opts ...Option) *Client[T] {
 // pass lets time pass.
 func (e *env) pass(d time.Duration) {
 	if e.bubble {
-		time.Sleep(d)
+		<-time.After(d)
 		synctest.Wait()
 		return
 	}
@@ -151,6 +151,13 @@ func (e *env) settle(condition func() bool, what string) {
 		return
 	}
 	require.Eventually(e, condition, 10*time.Second, time.Millisecond, what)
+}
+
+// settleInside waits until condition holds, on a goroutine other than the test's.
+func (e *env) settleInside(condition func() bool) {
+	for deadline := time.Now().Add(10 * time.Second); !condition() && time.Now().Before(deadline); {
+		<-time.After(time.Millisecond)
+	}
 }
 
 // source is a source of values under the test's control.

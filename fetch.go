@@ -47,13 +47,13 @@ func (c *Client[T]) run(f *flight[T]) {
 		c.stats.refreshes.Add(1)
 		defer func() { <-c.refreshes }()
 	}
-	if c.opts.fetchContext != nil {
-		f.context.values = context.WithoutCancel(c.opts.fetchContext(f.context.values))
+	if own := f.context == &f.own; own {
+		c.deriveContext(f.context)
 	}
-	if c.lookAgain(f) || c.acquire(f) {
+	if c.prepare(f, true) != ready {
 		return
 	}
-	if f.found.entry != nil {
+	if own := f.context == &f.own; own && f.found.entry != nil {
 		f.context.previous = f.found.entry
 	}
 	c.stats.fetches.Add(1)
@@ -64,7 +64,7 @@ func (c *Client[T]) run(f *flight[T]) {
 		if !returned {
 			err = abnormal(recover())
 		}
-		c.settle(f, value, err)
+		c.settle(f, value, err, c.fetched(f.context, err))
 	}()
 	value, err = f.fetch(f.context, f.key)
 	returned = true
@@ -100,31 +100,54 @@ func (c *Client[T]) endWith(f *flight[T]) bool {
 	return true
 }
 
-// acquire takes the lease of the key, waiting for another process that has it. If that fills the key,
-// acquire ends f with what it filled, and returns true. Without a backend there is no lease, and the fetch
-// goes ahead without.
-func (c *Client[T]) acquire(f *flight[T]) bool {
+// deriveContext applies WithFetchContext.
+func (c *Client[T]) deriveContext(f *flightContext) {
+	if c.opts.fetchContext != nil {
+		f.values = context.WithoutCancel(c.opts.fetchContext(f.values))
+	}
+}
+
+// readiness is how far a flight is from its fetch.
+type readiness int
+
+const (
+	ready   readiness = iota // the fetch may be called
+	settled                  // the flight has ended without one
+	leased                   // another process fetches the key
+)
+
+// prepare looks again, and takes the lease of the key. With wait, it waits for another process that has
+// that. If the key is filled by then, prepare ends f with what it finds. Without a backend there is no
+// lease, and the fetch goes ahead without.
+func (c *Client[T]) prepare(f *flight[T], wait bool) readiness {
+	if c.lookAgain(f) {
+		return settled
+	}
 	f.lease.seen = f.found.entry
 	if c.instant || f.failed || f.ttl <= 0 {
-		return false
+		return ready
 	}
 	for {
-		held, filled, err := c.store.acquire(f.context, f.key, f.found.entry)
-		if f.context.Err() != nil && held.token == "" {
+		held, filled, err := c.store.acquire(f.context, f.key, f.found.entry, wait)
+		switch {
+		case f.context.Err() != nil && held.token == "":
 			f.end(Result[T]{}, f.context.Err()) // it has ended, and by a better reason
-			return true
-		}
-		if err != nil {
+			return settled
+		case err == errLeased:
+			return leased
+		case err != nil:
 			f.failed = c.backendError(err) != nil
-			return false
-		}
-		if filled == nil {
+			return ready
+		case filled == nil:
 			f.lease = held
-			return held.token != "" && !c.hold(f)
+			if held.token != "" && !c.hold(f) {
+				return settled
+			}
+			return ready
 		}
 		f.found = c.judge(filled, c.clock.now())
 		if c.endWith(f) {
-			return true
+			return settled
 		}
 	}
 }
@@ -145,12 +168,17 @@ func (c *Client[T]) giveUp(key string, held lease[T], remove bool) {
 	_ = c.backendError(c.store.abandon(context.Background(), key, held, remove)) // counted and observed
 }
 
-// settle ends the flight with the outcome of its fetch, having kept what is to be kept, so that the next
-// look-up of those who wait finds it.
-func (c *Client[T]) settle(f *flight[T], value T, err error) {
-	now := c.clock.now()
+// fetched takes note that a fetch has returned, and returns the time.
+func (c *Client[T]) fetched(f *flightContext, err error) (now int64) {
+	now = c.clock.now()
+	c.observe(Event{Kind: EventFetch, Err: err, Duration: time.Duration(now - f.begun)})
+	return now
+}
+
+// settle ends the flight with the outcome of its fetch, which returned at now, having kept what is to be
+// kept, so that the next look-up of those who wait finds it.
+func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 	took := time.Duration(now - f.context.begun)
-	c.observe(Event{Kind: EventFetch, Err: err, Duration: took})
 	ttl := f.ttl
 	if override := f.context.ttl.Load(); override != ttlUnset {
 		ttl = time.Duration(override)

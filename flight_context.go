@@ -27,10 +27,14 @@ type flightContext struct {
 	key      string         // what is being fetched
 	keys     []string       // the same, for a batch
 	parent   *flightContext // the fetch from within which this one was started, if any
+	flights  atomic.Int32   // those that have not ended: one, or as many as a batch has keys
 
 	previous  any          // *entry[T] of the stale value that the fetch replaces, or nil
 	ttl       atomic.Int64 // set by OverrideTTL; ttlUnset otherwise
 	skipStore atomic.Bool  // set by SkipStore
+	failed    atomic.Bool  // its failure has been counted
+
+	collective atomic.Pointer[flightContext] // of the fetch of several keys that this one is part of; see batcher.go
 
 	mu    sync.Mutex
 	inner atomic.Pointer[cancellable] // written under mu
@@ -103,6 +107,22 @@ var canceled, deadlineExceeded = context.Canceled, context.DeadlineExceeded
 
 // expire makes deadlineExceeded the reason of the end that is about to come.
 func (f *flightContext) expire() { f.err.CompareAndSwap(nil, &deadlineExceeded) }
+
+// done takes note that one of its flights has ended, and ends the context with the last.
+func (f *flightContext) done() {
+	if f.flights.Add(-1) == 0 {
+		f.end()
+	}
+}
+
+// countsFailure reports whether the failure of a flight is the first of the one call of the source that it
+// shares with others.
+func (f *flightContext) countsFailure() bool {
+	if all := f.collective.Load(); all != nil {
+		f = all
+	}
+	return f.failed.CompareAndSwap(false, true)
+}
 
 // end ends the context.
 func (f *flightContext) end() {

@@ -86,10 +86,13 @@ func (a *aside[T]) leaseKey(key string) string {
 	return prefix + "::" + name + key
 }
 
-func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T]) (lease[T], *entry[T], error) {
+func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], wait bool) (lease[T], *entry[T], error) {
 	for {
 		next, leased := a.watch(key)
-		held, filled, err := a.contend(ctx, key, seen, next, leased)
+		held, filled, err := a.contend(ctx, key, seen, leased)
+		if err == errLeased && wait {
+			err = a.waitFor(ctx, key, next)
+		}
 		a.unwatch(key, next)
 		if err != nil || held.token != "" || filled != nil {
 			return held, filled, err
@@ -97,12 +100,12 @@ func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T]) (lea
 	}
 }
 
-// contend tries to lease a key. It returns the lease, or an entry that needs no fetch, or neither: then
-// somebody else has had the lease, and it has waited for the next change. leased says that a lease is known
-// to be there: no need to try.
-func (a *aside[T]) contend(ctx context.Context, key string, seen *entry[T], next *change, leased bool) (held lease[T], filled *entry[T], err error) {
+// contend tries to lease a key. It returns the lease, or an entry that needs no fetch, or errLeased; or
+// none of them, if the key has changed meanwhile. leased says that a lease is known to be there: no need to
+// try.
+func (a *aside[T]) contend(ctx context.Context, key string, seen *entry[T], leased bool) (held lease[T], filled *entry[T], err error) {
 	if seen == nil && leased {
-		return held, nil, a.waitFor(ctx, key, next)
+		return held, nil, errLeased
 	}
 	if seen == nil {
 		held, err = a.take(ctx, a.redisKey(key), nil)
@@ -124,7 +127,7 @@ func (a *aside[T]) contend(ctx context.Context, key string, seen *entry[T], next
 	e, err := a.decode(key, data)
 	switch {
 	case err == errLease:
-		return held, nil, a.waitFor(ctx, key, next)
+		return held, nil, errLeased
 	case err != nil:
 		held, err = a.seize(ctx, key, identity(data), len(data))
 		return held, nil, err
@@ -133,7 +136,7 @@ func (a *aside[T]) contend(ctx context.Context, key string, seen *entry[T], next
 	}
 	held, err = a.takeStale(ctx, key, data, e)
 	if err == nil && held.token == "" {
-		err = a.waitFor(ctx, key, next)
+		err = errLeased
 	}
 	return held, nil, err
 }

@@ -92,7 +92,7 @@ func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duratio
 		return Result[T]{}, ctx.Err()
 	case err != nil && errors.Is(err, ErrClosed):
 		return Result[T]{}, err
-	case f.state == refreshDue, f.state == stale && f.now < f.entry.freshUntil(c.window)+int64(c.cfg.StaleFor):
+	case c.wantsRefresh(f):
 		c.refresh(ctx, &q)
 		return c.hit(*f)
 	case f.state == fresh:
@@ -100,6 +100,12 @@ func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duratio
 	}
 	q.failed = err != nil && errors.Is(err, ErrUnavailable)
 	return c.fetchOrJoin(ctx, &q)
+}
+
+// wantsRefresh reports whether what was found may be returned while it is refreshed in the background.
+func (c *Client[T]) wantsRefresh(f *found[T]) bool {
+	return f.state == refreshDue ||
+		f.state == stale && f.now < f.entry.freshUntil(c.window)+int64(c.cfg.StaleFor)
 }
 
 // askedAt is the time, for a backend where asking takes some.
@@ -126,7 +132,13 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], 
 		c.stats.joined.Add(1)
 		c.observe(Event{Kind: EventJoined})
 	}
-	r, err := c.wait(ctx, f, &q.found)
+	var soft <-chan struct{}
+	if c.mayOutlive(&q.found) {
+		var stop func() bool
+		soft, stop = c.softTimeout()
+		defer stop()
+	}
+	r, err := c.wait(ctx, f, &q.found, soft)
 	if err == nil && !started && r.Source == SourceFetched {
 		r.Source = SourceJoined
 	}
@@ -159,20 +171,17 @@ func (c *Client[T]) outlived(f found[T]) (Result[T], error) {
 	}, nil
 }
 
-// wait returns the outcome of f, or the error of ctx if that ends first, or after SoftTimeout the stale
+// wait returns the outcome of f, or the error of ctx if that ends first, or once soft is closed the stale
 // entry that the look-up found.
-func (c *Client[T]) wait(ctx context.Context, f *flight[T], was *found[T]) (Result[T], error) {
+func (c *Client[T]) wait(ctx context.Context, f *flight[T], was *found[T], soft <-chan struct{}) (Result[T], error) {
 	if inside := flightOf(ctx); inside != nil {
 		if err := inside.awaits(f.context); err != nil {
 			return Result[T]{}, err
 		}
 		defer inside.leave(f.context)
 	}
-	var soft <-chan time.Time
-	if c.cfg.SoftTimeout > 0 && was.entry != nil && !was.entry.negative() {
-		t := time.NewTimer(c.cfg.SoftTimeout)
-		defer t.Stop()
-		soft = t.C
+	if !c.mayOutlive(was) {
+		soft = nil
 	}
 	select {
 	case <-f.done:
@@ -180,7 +189,7 @@ func (c *Client[T]) wait(ctx context.Context, f *flight[T], was *found[T]) (Resu
 		if was.now = c.clock.now(); was.now < was.entry.deadline {
 			return c.outlived(*was)
 		}
-		return c.wait(ctx, f, &found[T]{})
+		return c.wait(ctx, f, was, nil)
 	case <-ctx.Done():
 		return Result[T]{}, ctx.Err()
 	}
@@ -192,24 +201,45 @@ func (c *Client[T]) wait(ctx context.Context, f *flight[T], was *found[T]) (Resu
 	return r, nil
 }
 
+// mayOutlive reports whether what a look-up found may be given out after SoftTimeout.
+func (c *Client[T]) mayOutlive(was *found[T]) bool {
+	return c.cfg.SoftTimeout > 0 && was.entry != nil && !was.entry.negative()
+}
+
+// softTimeout returns a channel that is closed after SoftTimeout, until stop is called.
+func (c *Client[T]) softTimeout() (over <-chan struct{}, stop func() bool) {
+	done := make(chan struct{})
+	return done, time.AfterFunc(c.cfg.SoftTimeout, func() { close(done) }).Stop
+}
+
 // maxRefreshes bounds the refreshes that a cache has running in the background. One that is over it is
 // left out: the next caller of its key tries again.
 const maxRefreshes = 256
 
 // refresh starts a flight that replaces what was found, and does not wait for it.
 func (c *Client[T]) refresh(ctx context.Context, q *request[T]) {
-	if c.flights.cooling(q.key) != nil {
+	if c.flights.cooling(q.key) != nil || !c.mayRefresh() {
 		return
 	}
-	select {
-	case c.refreshes <- struct{}{}:
-	default:
-		c.stats.refreshesRefused.Add(1)
-		return
-	}
-	// The refresh is nobody's wait: it must not count as part of a fetch that its caller may be.
-	ctx = context.WithValue(ctx, flightKey{}, (*flightContext)(nil))
-	if _, started, _ := c.flights.join(ctx, q, true); !started {
+	if _, started, _ := c.flights.join(aloof(ctx), q, true); !started {
 		<-c.refreshes
 	}
+}
+
+// mayRefresh reports whether another refresh may begin, and counts it as running until one element is
+// taken from refreshes.
+func (c *Client[T]) mayRefresh() bool {
+	select {
+	case c.refreshes <- struct{}{}:
+		return true
+	default:
+		c.stats.refreshesRefused.Add(1)
+		return false
+	}
+}
+
+// aloof is ctx for a refresh. That is nobody's wait: it must not count as part of a fetch that its caller
+// may be.
+func aloof(ctx context.Context) context.Context {
+	return context.WithValue(ctx, flightKey{}, (*flightContext)(nil))
 }

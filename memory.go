@@ -37,8 +37,16 @@ func (m *memory[T]) lookup(_ context.Context, key string) (*entry[T], error) {
 	return e, nil
 }
 
+func (m *memory[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] {
+	got := make([]lookedUp[T], len(keys))
+	for i, key := range keys {
+		got[i].entry, got[i].err = m.lookup(ctx, key)
+	}
+	return got
+}
+
 // acquire has nothing to do: the flights are the lease.
-func (m *memory[T]) acquire(_ context.Context, _ string, seen *entry[T]) (lease[T], *entry[T], error) {
+func (m *memory[T]) acquire(_ context.Context, _ string, seen *entry[T], _ bool) (lease[T], *entry[T], error) {
 	return lease[T]{seen: seen}, nil, nil
 }
 

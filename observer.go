@@ -24,21 +24,23 @@ type Event struct {
 type EventKind uint8
 
 const (
-	EventFetch        EventKind = iota + 1 // a fetch returned; Duration, and Err if it failed
-	EventJoined                            // a look-up waits for a fetch that another had started
-	EventStale                             // a value past its ttl was returned
-	EventDiscarded                         // a fetched value was not stored: the key was set or deleted meanwhile
-	EventUnstorable                        // a fetched value could not be encoded, or was too large; Err
-	EventEvicted                           // an entry was dropped for want of room
-	EventBackendError                      // the backend did not answer, or refused; Err
-	EventBackendDown                       // the backend is not asked any more until it answers a probe; Err
-	EventBackendUp                         // the backend answers again
-	EventInvalidated                       // another process changed a key that this one kept
+	EventFetch              EventKind = iota + 1 // a fetch returned; Duration, and Err if it failed
+	EventJoined                                  // a look-up waits for a fetch that another had started
+	EventStale                                   // a value past its ttl was returned
+	EventDiscarded                               // a fetched value was not stored: the key was set or deleted meanwhile
+	EventUnstorable                              // a fetched value could not be encoded, or was too large; Err
+	EventEvicted                                 // an entry was dropped for want of room
+	EventBackendError                            // the backend did not answer, or refused; Err
+	EventBackendDown                             // the backend is not asked any more until it answers a probe; Err
+	EventBackendUp                               // the backend answers again
+	EventInvalidated                             // another process changed a key that this one kept
+	EventInvalidationFailed                      // what Mutate wrote is not removed from the backend yet, and tried again; Err
+	EventInvalidationLost                        // the same, and not tried any more: an old value may be kept until its ttl; Err
 )
 
 var eventNames = [...]string{
 	"none", "fetch", "joined", "stale", "discarded", "unstorable", "evicted", "backend error", "backend down",
-	"backend up", "invalidated",
+	"backend up", "invalidated", "invalidation failed", "invalidation lost",
 }
 
 // String returns the event's name as it is used in logs.

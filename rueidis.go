@@ -46,11 +46,40 @@ func (r *remote[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
 	if err := r.conn.end(&o, err); err != nil {
 		return nil, err
 	}
-	e, err := r.form.decode(k, data)
+	return r.decoded(k, data)
+}
+
+// decoded is what a look-up makes of the bytes under redisKey.
+func (r *remote[T]) decoded(redisKey string, data []byte) (*entry[T], error) {
+	e, err := r.form.decode(redisKey, data)
 	if err == errLease { // the rueidis-aside cache of another process is fetching the key
 		return nil, nil
 	}
 	return e, err
+}
+
+// lookupMany asks by one MGET, or in a cluster by one for each slot, all at once.
+func (r *remote[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] {
+	o, err := r.conn.begin(ctx, false)
+	if err != nil {
+		return failAll[T](len(keys), err)
+	}
+	redisKeys := make([]string, len(keys))
+	for i, key := range keys {
+		redisKeys[i] = r.redisKey(key)
+	}
+	replies, err := rueidis.MGet(o.Client, o.ctx, redisKeys)
+	if err := r.conn.end(&o, err); err != nil {
+		return failAll[T](len(keys), err)
+	}
+	got := make([]lookedUp[T], len(keys))
+	for i, k := range redisKeys {
+		reply := replies[k]
+		if data, err := reply.AsBytes(); err == nil {
+			got[i].entry, got[i].err = r.decoded(k, data)
+		} // otherwise there is nothing, or no string, which is what MGET answers nothing for too
+	}
+	return got
 }
 
 var errWrongType = fmt.Errorf("%w: the key holds no string", ErrInvalidValue)
@@ -61,7 +90,7 @@ func isWrongType(err error) bool {
 }
 
 // acquire has nothing to do: the flights are the lease, and other processes fetch for themselves.
-func (r *remote[T]) acquire(_ context.Context, _ string, seen *entry[T]) (lease[T], *entry[T], error) {
+func (r *remote[T]) acquire(_ context.Context, _ string, seen *entry[T], _ bool) (lease[T], *entry[T], error) {
 	return lease[T]{seen: seen}, nil, nil
 }
 

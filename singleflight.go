@@ -25,7 +25,7 @@ type flights[T any] struct {
 	flightRules
 	clock  *clock
 	run    func(*flight[T]) // what a flight does; it must end it
-	lost   func()           // called when a flight has ended by its fetch's failure, or by its time
+	lost   func()           // called when flights have ended by a fetch's failure, or by its time
 	seed   maphash.Seed
 	shards [flightShards]flightShard[T]
 }
@@ -119,6 +119,7 @@ func (g *flights[T]) join(ctx context.Context, q *request[T], background bool) (
 	f.context = &f.own
 	g.open(ctx, f.context, inside)
 	f.context.key = q.key
+	f.context.flights.Store(1)
 	g.addLocked(s, f)
 	// The group's own channel is not used: it stays silent after a Goexit, and until the fetch returns.
 	_ = s.group.DoChan(q.key, func() (any, error) { return nil, g.contain(f) })
@@ -168,18 +169,27 @@ func (g *flights[T]) contain(f *flight[T]) error {
 }
 
 // abnormal returns the error that stands for a function that did not return, given what recover returned.
+// If that is such an error already, handed on from another goroutine, it is returned as it is.
 func abnormal(recovered any) error {
-	if recovered == nil {
+	switch r := recovered.(type) {
+	case nil:
+		return ErrGoexit
+	case *PanicError:
+		return r
+	case goexit:
 		return ErrGoexit
 	}
 	return &PanicError{Value: recovered, Stack: debug.Stack()}
 }
 
+// goexit is what another goroutine's Goexit is handed on as.
+type goexit struct{}
+
 // fail ends f with the error of its fetch, and remembers that for ErrorCooldown.
 func (g *flights[T]) fail(f *flight[T], err error) {
 	err = f.explain(err)
 	g.chill(f.key, err)
-	if f.end(Result[T]{}, err) {
+	if f.end(Result[T]{}, err) && f.context.countsFailure() {
 		g.lost()
 	}
 }
@@ -200,7 +210,7 @@ func (f *flight[T]) end(result Result[T], err error) bool {
 	s.ended.Add(1)
 	s.active.Add(-1)
 	f.result, f.err = result, err
-	f.context.end()
+	f.context.done()
 	close(f.done)
 	if f.giveUp != nil {
 		go f.giveUp() // ends by itself: it is one operation of the backend, bounded by OpTimeout
@@ -283,148 +293,6 @@ func (g *flights[T]) expire(s *flightShard[T]) {
 	for _, f := range due {
 		f.context.expire()
 		g.fail(f, context.DeadlineExceeded)
-	}
-}
-
-// fill runs store, unless the flight is void, and reports whether it did. Writers of the key wait for
-// its end, and it waits for the fill of an older flight that they have voided: so what is written to a
-// key is written in one order.
-func (g *flights[T]) fill(ctx context.Context, f *flight[T], store func(context.Context) error) (ok bool, err error) {
-	s := f.shard
-	s.mu.Lock()
-	if g.instant {
-		defer s.mu.Unlock()
-		if f.void || s.closed {
-			return false, nil
-		}
-		return true, store(ctx)
-	}
-	for s.filling[f.key] != nil {
-		filled := s.filling[f.key].filledLocked()
-		s.mu.Unlock()
-		if err := await(ctx, filled); err != nil {
-			return false, err
-		}
-		s.mu.Lock()
-	}
-	if f.void || s.closed {
-		s.mu.Unlock()
-		return false, nil
-	}
-	s.filling[f.key] = f
-	s.mu.Unlock()
-	defer f.endFill()
-	return true, store(ctx)
-}
-
-func (f *flight[T]) endFill() {
-	f.shard.mu.Lock()
-	defer f.shard.mu.Unlock()
-	delete(f.shard.filling, f.key)
-	if f.filled != nil {
-		close(f.filled)
-	}
-}
-
-func (f *flight[T]) filledLocked() <-chan struct{} {
-	if f.filled == nil {
-		f.filled = make(chan struct{})
-	}
-	return f.filled
-}
-
-func await(ctx context.Context, done <-chan struct{}) error {
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// fence voids the flight of key, detaches it, and makes those that begin before unfence void from the
-// start. If a flight is storing its result just now, fence waits for that, so that what the caller
-// writes next comes later; or for ctx, and then returns its error. unfence must follow in any case, with
-// what fence returned first: whether there was anything to guard against.
-func (g *flights[T]) fence(ctx context.Context, key string) (fenced bool, err error) {
-	s := g.shard(key)
-	if g.instant && s.active.Load() == 0 {
-		return false, nil // a flight that begins from here on fetches later than this write began
-	}
-	s.mu.Lock()
-	s.fences[key]++
-	s.voidLocked(key)
-	var filled <-chan struct{}
-	if f := s.filling[key]; f != nil {
-		filled = f.filledLocked()
-	}
-	s.mu.Unlock()
-	if filled == nil {
-		return true, nil
-	}
-	return true, await(ctx, filled)
-}
-
-// unfence ends what fence began, and voids what has begun in between: it may have looked up what was
-// there before the write.
-func (g *flights[T]) unfence(key string, fenced bool) {
-	s := g.shard(key)
-	if !fenced && s.active.Load() == 0 {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.voidLocked(key)
-	if !fenced {
-		return
-	}
-	if s.fences[key]--; s.fences[key] == 0 {
-		delete(s.fences, key)
-	}
-}
-
-// voidLocked voids and detaches the flight of key, if there is one.
-func (s *flightShard[T]) voidLocked(key string) {
-	if f := s.joinable[key]; f != nil {
-		f.void = true
-		s.detachLocked(key)
-	}
-}
-
-// fenceAll is fence for every key at once; unfenceAll must follow.
-func (g *flights[T]) fenceAll(ctx context.Context) (err error) {
-	var fills []<-chan struct{}
-	for i := range g.shards {
-		s := &g.shards[i]
-		s.mu.Lock()
-		s.clearing++
-		s.voidAllLocked()
-		for _, f := range s.filling {
-			fills = append(fills, f.filledLocked())
-		}
-		s.mu.Unlock()
-	}
-	for _, filled := range fills {
-		if err = await(ctx, filled); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (g *flights[T]) unfenceAll() {
-	for i := range g.shards {
-		s := &g.shards[i]
-		s.mu.Lock()
-		s.clearing--
-		s.voidAllLocked()
-		s.mu.Unlock()
-	}
-}
-
-func (s *flightShard[T]) voidAllLocked() {
-	for key := range s.joinable {
-		s.voidLocked(key)
 	}
 }
 

@@ -2,6 +2,7 @@ package cacheaside
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -21,9 +22,14 @@ type store[T any] interface {
 	// lookup returns what is kept under key, or nil.
 	lookup(ctx context.Context, key string) (*entry[T], error)
 
+	// lookupMany is lookup of several keys, none of them twice, in one round trip if it takes any. What
+	// it returns stands in the places of the keys.
+	lookupMany(ctx context.Context, keys []string) []lookedUp[T]
+
 	// acquire takes the right to fetch and fill key in the place of seen, which a look-up returned. If
-	// another process has that right, acquire waits for it, and returns what that has filled, if anything.
-	acquire(ctx context.Context, key string, seen *entry[T]) (lease[T], *entry[T], error)
+	// another process has that right, acquire waits for it, and returns what that has filled, if anything;
+	// without wait, it returns errLeased.
+	acquire(ctx context.Context, key string, seen *entry[T], wait bool) (lease[T], *entry[T], error)
 
 	// fill keeps e, which took so long to fetch, under key, if the lease is still good, and reports whether
 	// it was. The lease is gone afterwards, unless there was an error.
@@ -60,6 +66,24 @@ type lease[T any] struct {
 	aside asideLease
 }
 
+// lookedUp is what a look-up of one of several keys returned.
+type lookedUp[T any] struct {
+	entry *entry[T]
+	err   error
+}
+
+// failAll is what a look-up of n keys returns if it failed as a whole.
+func failAll[T any](n int, err error) []lookedUp[T] {
+	all := make([]lookedUp[T], n)
+	for i := range all {
+		all[i].err = err
+	}
+	return all
+}
+
+// errLeased says that another process has the right to fill a key.
+var errLeased = errors.New("cacheaside: another process fetches it")
+
 // noop keeps nothing.
 type noop[T any] struct{}
 
@@ -75,7 +99,11 @@ func (noop[T]) ping(context.Context) error                            { return n
 func (noop[T]) figures() (int, uint64, uint64)                        { return 0, 0, 0 }
 func (noop[T]) close()                                                {}
 
-func (noop[T]) acquire(context.Context, string, *entry[T]) (lease[T], *entry[T], error) {
+func (noop[T]) lookupMany(_ context.Context, keys []string) []lookedUp[T] {
+	return make([]lookedUp[T], len(keys))
+}
+
+func (noop[T]) acquire(context.Context, string, *entry[T], bool) (lease[T], *entry[T], error) {
 	return lease[T]{}, nil, nil
 }
 

@@ -1,0 +1,278 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// FetchManyFunc gets the values of several keys from the source, by one query. A key that it leaves out of
+// the result is one that the source has not. If it returns an error, what it returns beside that is kept
+// and given out all the same; the other keys fail with the error. For ctx see [FetchFunc].
+type FetchManyFunc[T any] func(ctx context.Context, keys []string) (map[string]T, error)
+
+// GetMany returns what is cached under keys and within its ttl, asking the backend once for all. Keys that
+// are not cached, or remembered as not found, are absent from the result. If the backend does not answer,
+// it returns what this process holds, and an error that matches [ErrUnavailable].
+func (c *Client[T]) GetMany(ctx context.Context, keys []string) (map[string]T, error) {
+	m, err := c.newMany(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	for _, q := range c.findMany(ctx, m.keys) {
+		switch {
+		case q.err != nil && !errors.Is(q.err, ErrInvalidValue):
+			m.fail(q.err)
+		case q.found.state == fresh || q.found.state == refreshDue:
+			m.addHit(q.key, q.found)
+		default:
+			c.stats.misses.Add(1)
+		}
+	}
+	return m.outcome()
+}
+
+// SetMany is [Client.Set] for several keys at once, with one ttl. If some cannot be kept, the others are,
+// and the error says how many failed and why.
+func (c *Client[T]) SetMany(ctx context.Context, values map[string]T, ttl time.Duration) error {
+	if ttl <= 0 {
+		return invalidTTL(ttl)
+	}
+	keys := slices.Collect(maps.Keys(values))
+	return c.forEach(ctx, keys, func(key string) error { return c.Set(ctx, key, values[key], ttl) })
+}
+
+// DeleteMany is [Client.Delete] for several keys at once. If some cannot be deleted, the others are, and
+// the error says how many failed and why.
+func (c *Client[T]) DeleteMany(ctx context.Context, keys []string) error {
+	return c.forEach(ctx, keys, func(key string) error { return c.Delete(ctx, key) })
+}
+
+// GetManyWithFetch returns what is cached under keys, and gets what is not by one call of fetch, which
+// sees only those keys, each once. Keys that are being fetched already, alone or in another batch, are
+// waited for and not fetched twice. What [Client.GetWithFetch] says of contexts, ttls, policies, deletes
+// and failures holds for each key.
+//
+// A key that the source has not is absent from the result, without an error, and is remembered for
+// [Config.NegativeTTL]. If some keys fail, the result holds the others, and the error says how many failed
+// and why; it matches the causes.
+func (c *Client[T]) GetManyWithFetch(ctx context.Context, keys []string, ttl time.Duration, fetch FetchManyFunc[T]) (map[string]T, error) {
+	m, err := c.newMany(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	if fetch == nil {
+		return nil, fmt.Errorf("%w: fetch is nil", ErrInvalidValue)
+	}
+	var missing, due []request[T]
+	for _, q := range c.findMany(ctx, m.keys) {
+		q.ttl = ttl
+		q.failed = q.err != nil && errors.Is(q.err, ErrUnavailable)
+		switch {
+		case q.err != nil && ctx.Err() != nil:
+			m.fail(ctx.Err())
+		case q.err != nil && errors.Is(q.err, ErrClosed):
+			m.fail(q.err)
+		case c.wantsRefresh(&q.found):
+			due = append(due, q.request)
+			m.addHit(q.key, q.found)
+		case q.found.state == fresh:
+			m.addHit(q.key, q.found)
+		default:
+			missing = append(missing, q.request)
+		}
+	}
+	c.refreshMany(ctx, due, fetch)
+	c.fetchOrJoinMany(ctx, m, missing, fetch)
+	return m.outcome()
+}
+
+// many is the outcome of a call for several keys, as it comes together.
+type many[T any] struct {
+	client *Client[T]
+	keys   []string // none of them twice
+	values map[string]T
+	failed int
+	causes []error // of the keys that failed, none of them twice; the first few
+}
+
+// maxCauses is how many causes the error of a batch holds.
+const maxCauses = 8
+
+func (c *Client[T]) newMany(ctx context.Context, keys []string) (*many[T], error) {
+	if err := c.checkMany(ctx, keys); err != nil {
+		return nil, err
+	}
+	return &many[T]{client: c, keys: distinct(keys), values: make(map[string]T, len(keys))}, nil
+}
+
+func (c *Client[T]) checkMany(ctx context.Context, keys []string) error {
+	if err := c.check(ctx, ""); err != nil {
+		return err
+	}
+	for _, key := range keys {
+		if err := checkKey(key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// distinct returns keys without repetitions, in the order in which they come first.
+func distinct(keys []string) []string {
+	seen := make(map[string]struct{}, len(keys))
+	return slices.DeleteFunc(slices.Clone(keys), func(key string) bool {
+		_, ok := seen[key]
+		seen[key] = struct{}{}
+		return ok
+	})
+}
+
+func (m *many[T]) addHit(key string, f found[T]) {
+	r, err := m.client.hit(f)
+	m.add(key, r, err)
+}
+
+// add notes the outcome of key. That the source has none is no failure.
+func (m *many[T]) add(key string, r Result[T], err error) {
+	switch {
+	case err == nil:
+		m.values[key] = r.Value
+	case !errors.Is(err, ErrNotFound):
+		m.fail(err)
+	}
+}
+
+func (m *many[T]) fail(err error) {
+	m.failed++
+	if len(m.causes) < maxCauses && !slices.ContainsFunc(m.causes, func(e error) bool { return sameError(e, err) }) {
+		m.causes = append(m.causes, err)
+	}
+}
+
+// sameError compares by text, since an error need not be comparable.
+func sameError(a, b error) bool { return a.Error() == b.Error() }
+
+func (m *many[T]) outcome() (map[string]T, error) {
+	if m.failed == 0 {
+		return m.values, nil
+	}
+	return m.values, fmt.Errorf("cacheaside: %d of %d keys failed: %w", m.failed, len(m.keys), errors.Join(m.causes...))
+}
+
+// forEach does something with each key, of those that are distinct.
+func (c *Client[T]) forEach(ctx context.Context, keys []string, do func(key string) error) error {
+	m, err := c.newMany(ctx, keys)
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	c.concurrently(len(m.keys), func(i int) {
+		if err := do(m.keys[i]); err != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			m.fail(err)
+		}
+	})
+	_, err = m.outcome()
+	return err
+}
+
+// maxConcurrent is how many operations of one batch are on their way to the backend at a time. The
+// connection sends what comes together in one write.
+const maxConcurrent = 128
+
+// concurrently calls do for 0 to n-1, several at a time where the backend takes its time to answer, and
+// returns when all have returned. If one panics, concurrently does.
+func (c *Client[T]) concurrently(n int, do func(i int)) {
+	if c.instant || n == 1 {
+		for i := range n {
+			do(i)
+		}
+		return
+	}
+	var all sync.WaitGroup
+	var failure atomic.Pointer[error]
+	slots := make(chan struct{}, maxConcurrent)
+	for i := range n {
+		slots <- struct{}{}
+		all.Go(func() {
+			returned := false
+			defer func() {
+				if !returned {
+					err := abnormal(recover())
+					failure.CompareAndSwap(nil, &err)
+				}
+				<-slots
+			}()
+			do(i)
+			returned = true
+		})
+	}
+	all.Wait()
+	if err := failure.Load(); err != nil {
+		panic(handedOn(*err))
+	}
+}
+
+// handedOn is err, of abnormal, in the form that abnormal knows again.
+func handedOn(err error) any {
+	if err == ErrGoexit {
+		return goexit{}
+	}
+	return err
+}
+
+// sought is one key of a batch, and what was found under it.
+type sought[T any] struct {
+	request[T]
+	err error // of the look-up
+}
+
+// findMany is find for several keys: what this process does not hold is looked up in one go.
+func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
+	all := make([]sought[T], len(keys))
+	var missing []int // places of the keys to look up
+	for i, key := range keys {
+		q := &all[i]
+		q.key, q.ended, q.found.state = key, c.flights.endedSoFar(key), absent
+		if e := c.store.peek(key); e != nil {
+			q.found = c.judge(e, c.clock.now())
+			q.found.near = true
+		}
+		if q.found.state == absent && !c.instant {
+			missing = append(missing, i)
+		}
+	}
+	if len(missing) == 0 {
+		return all
+	}
+	ask := make([]string, len(missing))
+	for i, at := range missing {
+		ask[i] = keys[at]
+	}
+	begun := c.askedAt()
+	replies := c.store.lookupMany(ctx, ask)
+	asked := c.askedAt().Sub(begun)
+	c.countFailed(replies)
+	for i, at := range missing {
+		q := &all[at]
+		q.asked, q.err = asked, replies[i].err
+		q.found = c.judge(replies[i].entry, c.clock.now())
+	}
+	return all
+}
+
+// countFailed counts the failure of a look-up of several keys as the one operation that it is.
+func (c *Client[T]) countFailed(replies []lookedUp[T]) {
+	for i := range replies {
+		if err := replies[i].err; err != nil && c.backendError(err) != nil && errors.Is(err, ErrUnavailable) {
+			return
+		}
+	}
+}

@@ -1,0 +1,220 @@
+package cacheaside
+
+import (
+	"context"
+)
+
+// batch is a fetch of several keys under way. Each key has a flight of its own, which others may join, set,
+// delete and time out as any other; what they share is the context, and the call of the source.
+type batch[T any] struct {
+	flights    []*flight[T] // those that the batch has started
+	context    flightContext
+	fetch      FetchManyFunc[T]
+	background bool // nobody waits for it
+}
+
+// joinMany is join for several keys. Those that have no flight are started, as one batch, and the second
+// result tells which.
+func (g *flights[T]) joinMany(ctx context.Context, qs []request[T], b *batch[T]) (all []*flight[T], started []bool, err error) {
+	inside := flightOf(ctx)
+	for i := range qs {
+		if inside.runs(g, qs[i].key) {
+			return nil, nil, ErrReentrant
+		}
+	}
+	g.open(ctx, &b.context, inside)
+	all, started = make([]*flight[T], len(qs)), make([]bool, len(qs))
+	b.context.flights.Store(1) // this call's hold on it, so that it does not end before it has begun
+	defer b.context.done()
+	b.context.keys = make([]string, 0, len(qs))
+	for i := range qs {
+		if all[i], err = g.joinBatch(&qs[i], b); err != nil {
+			break
+		}
+		if started[i] = all[i].context == &b.context; started[i] {
+			b.flights = append(b.flights, all[i])
+		}
+	}
+	return all, started, err
+}
+
+// joinBatch returns the flight of q.key, which is a new one of b if there was none.
+func (g *flights[T]) joinBatch(q *request[T], b *batch[T]) (*flight[T], error) {
+	s := g.shard(q.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	if f := s.joinable[q.key]; f != nil {
+		return f, nil
+	}
+	f := &flight[T]{request: *q, context: &b.context, done: make(chan struct{})}
+	f.fetch = b.fetchOne
+	b.context.flights.Add(1)
+	g.addLocked(s, f)
+	return f, nil
+}
+
+// fetchOne fetches a key that another process was fetching, and has not.
+func (b *batch[T]) fetchOne(ctx context.Context, key string) (T, error) {
+	values, err := b.fetch(ctx, []string{key})
+	value, ok := values[key]
+	switch {
+	case ok:
+		return value, nil
+	case err == nil:
+		err = ErrNotFound
+	}
+	return value, err
+}
+
+// fetchOrJoinMany waits for the flights of what is missing, having started those that there were none of.
+func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []request[T], fetch FetchManyFunc[T]) {
+	missing = c.leaveOutCooling(m, missing)
+	if len(missing) == 0 {
+		return
+	}
+	b := &batch[T]{fetch: fetch}
+	all, started, err := c.flights.joinMany(ctx, missing, b)
+	c.start(b)
+	if err != nil {
+		for range missing {
+			m.fail(err)
+		}
+		return
+	}
+	for _, own := range started {
+		if own {
+			c.stats.misses.Add(1)
+		} else {
+			c.stats.joined.Add(1)
+			c.observe(Event{Kind: EventJoined})
+		}
+	}
+	var soft <-chan struct{}
+	if c.cfg.SoftTimeout > 0 {
+		var stop func() bool
+		soft, stop = c.softTimeout()
+		defer stop()
+	}
+	for i, f := range all {
+		r, err := c.wait(ctx, f, &missing[i].found, soft)
+		m.add(missing[i].key, r, err)
+	}
+}
+
+// leaveOutCooling returns the requests that ErrorCooldown does not answer.
+func (c *Client[T]) leaveOutCooling(m *many[T], missing []request[T]) []request[T] {
+	rest := missing[:0]
+	for _, q := range missing {
+		err := c.flights.cooling(q.key)
+		if err == nil {
+			rest = append(rest, q)
+			continue
+		}
+		c.stats.misses.Add(1)
+		r, err := c.insteadOf(err, q.found)
+		m.add(q.key, r, err)
+	}
+	return rest
+}
+
+// refreshMany starts a batch that replaces what was found, and does not wait for it.
+func (c *Client[T]) refreshMany(ctx context.Context, due []request[T], fetch FetchManyFunc[T]) {
+	rest := due[:0]
+	for _, q := range due {
+		if c.flights.cooling(q.key) == nil {
+			rest = append(rest, q)
+		}
+	}
+	if len(rest) == 0 || !c.mayRefresh() {
+		return
+	}
+	b := &batch[T]{fetch: fetch, background: true}
+	_, _, _ = c.flights.joinMany(aloof(ctx), rest, b) // nobody waits for its outcome, closed or not
+	if c.start(b); len(b.flights) == 0 {
+		<-c.refreshes
+	}
+}
+
+// start runs b on a goroutine of its own, if it has anything to do. It ends when the fetch returns.
+func (c *Client[T]) start(b *batch[T]) {
+	if len(b.flights) == 0 {
+		return
+	}
+	for _, f := range b.flights {
+		b.context.keys = append(b.context.keys, f.key)
+	}
+	go func() {
+		returned := false
+		defer func() {
+			if !returned {
+				err := abnormal(recover())
+				for _, f := range b.flights {
+					f.end(Result[T]{}, err)
+				}
+			}
+		}()
+		c.runMany(b)
+		returned = true
+	}()
+}
+
+// runMany is run for a batch.
+func (c *Client[T]) runMany(b *batch[T]) {
+	if b.background {
+		c.stats.refreshes.Add(1)
+		defer func() { <-c.refreshes }()
+	}
+	c.deriveContext(&b.context)
+	fetching := c.prepareMany(b)
+	if len(fetching) == 0 {
+		return
+	}
+	keys := make([]string, len(fetching))
+	for i, f := range fetching {
+		keys[i] = f.key
+	}
+	c.stats.fetches.Add(1)
+	var values map[string]T
+	var err error
+	returned := false
+	defer func() { // a panic and a Goexit come by here too
+		if !returned {
+			values, err = nil, abnormal(recover())
+		}
+		now := c.fetched(&b.context, err)
+		c.concurrently(len(fetching), func(i int) {
+			f := fetching[i]
+			value, ok := values[f.key]
+			switch {
+			case ok:
+				c.settle(f, value, nil, now)
+			case err != nil:
+				c.settle(f, value, err, now)
+			default:
+				c.settle(f, value, ErrNotFound, now)
+			}
+		})
+	}()
+	values, err = b.fetch(&b.context, keys)
+	returned = true
+}
+
+// prepareMany prepares the flights of b, and returns those that are to be fetched. To wait for a key that
+// another process fetches would keep the others waiting, and two processes could wait for each other; so
+// such flights go on by themselves.
+func (c *Client[T]) prepareMany(b *batch[T]) (fetching []*flight[T]) {
+	states := make([]readiness, len(b.flights))
+	c.concurrently(len(b.flights), func(i int) { states[i] = c.prepare(b.flights[i], false) })
+	for i, f := range b.flights {
+		switch states[i] {
+		case ready:
+			fetching = append(fetching, f)
+		case leased:
+			go func() { _ = c.flights.contain(f) }() // nil; ends with the flight
+		}
+	}
+	return fetching
+}

@@ -1,0 +1,152 @@
+package cacheaside
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Batching says how [Client.BindMany] collects fetches.
+type Batching struct {
+	// MaxSize is how many keys one fetch gets at most. Defaults to 100.
+	MaxSize int
+
+	// MaxWait is how long the first key of a fetch waits for others. Defaults to 1 ms.
+	MaxWait time.Duration
+}
+
+const (
+	defaultBatchSize = 100
+	defaultBatchWait = time.Millisecond
+)
+
+// BindMany returns a Loader whose concurrent look-ups of different keys are fetched together: those that
+// miss within [Batching.MaxWait] of the first one, or until there are [Batching.MaxSize] of them. A key that
+// fetch leaves out is one that the source has not: its look-up returns [ErrNotFound]. The context of a
+// fetch has the values of the look-up that came first. Everything else is as with [Client.Bind].
+//
+// It returns an error matching [ErrInvalidConfig] for a nil fetch or a negative size or wait.
+func (c *Client[T]) BindMany(ttl time.Duration, fetch FetchManyFunc[T], b Batching) (*Loader[T], error) {
+	switch {
+	case fetch == nil:
+		return nil, fieldError("fetch", "nil", "a function")
+	case b.MaxSize < 0:
+		return nil, fieldError("Batching.MaxSize", b.MaxSize, "zero for the default, or more")
+	case b.MaxWait < 0:
+		return nil, fieldError("Batching.MaxWait", b.MaxWait, "zero for the default, or more")
+	}
+	setDefault(&b.MaxSize, defaultBatchSize)
+	setDefault(&b.MaxWait, defaultBatchWait)
+	collector := &batcher[T]{client: c, fetch: fetch, rules: b}
+	return c.Bind(ttl, collector.fetchOne), nil
+}
+
+// batcher collects the fetches of single keys into fetches of several.
+type batcher[T any] struct {
+	client *Client[T]
+	fetch  FetchManyFunc[T]
+	rules  Batching
+
+	mu   sync.Mutex
+	open *collection[T] // which further keys may join; nil if there is none
+}
+
+// collection is one fetch of several keys, and its outcome.
+type collection[T any] struct {
+	context flightContext // what the fetch runs under; it ends when nobody waits any more
+	members []*flightContext
+	timer   *time.Timer
+	done    chan struct{} // closed when values and err are set
+	values  map[string]T
+	err     error
+}
+
+// fetchOne is a FetchFunc that gets key by the next fetch of several.
+func (b *batcher[T]) fetchOne(ctx context.Context, key string) (value T, err error) {
+	own := flightOf(ctx)
+	col, full := b.join(ctx, key, own)
+	defer col.context.done()
+	if err := own.awaits(&col.context); err != nil {
+		return value, err
+	}
+	defer own.leave(&col.context)
+	if full {
+		b.run(col)
+	}
+	select {
+	case <-col.done:
+	case <-ctx.Done():
+		return value, ctx.Err()
+	}
+	value, ok := col.values[key]
+	switch {
+	case ok:
+		return value, nil
+	case col.err != nil:
+		return value, col.err
+	}
+	return value, ErrNotFound
+}
+
+// join adds key to the open collection, or to a new one, and reports whether that is full now: then the
+// caller runs it.
+func (b *batcher[T]) join(ctx context.Context, key string, own *flightContext) (col *collection[T], full bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	col = b.open
+	if col == nil {
+		col = &collection[T]{done: make(chan struct{})}
+		b.client.flights.open(ctx, &col.context, nil)
+		b.open = col
+		col.timer = time.AfterFunc(b.rules.MaxWait, func() { b.close(col) })
+	}
+	own.collective.Store(&col.context)
+	col.context.flights.Add(1)
+	col.context.keys = append(col.context.keys, key)
+	col.members = append(col.members, own)
+	if full = len(col.members) >= b.rules.MaxSize; full {
+		b.open = nil
+		col.timer.Stop()
+	}
+	return col, full
+}
+
+// close lets nobody else join col, and runs it, unless it has been run for being full.
+func (b *batcher[T]) close(col *collection[T]) {
+	b.mu.Lock()
+	due := b.open == col
+	if due {
+		b.open = nil
+	}
+	b.mu.Unlock()
+	if due {
+		b.run(col)
+	}
+}
+
+// run fetches what col has collected, and tells its members.
+func (b *batcher[T]) run(col *collection[T]) {
+	b.client.stats.fetches.Add(-uint64(len(col.members) - 1)) // each flight has counted one
+	returned := false
+	defer func() {
+		if !returned {
+			col.values, col.err = nil, abnormal(recover())
+		}
+		col.tell()
+		close(col.done)
+	}()
+	col.values, col.err = b.fetch(&col.context, col.context.keys)
+	returned = true
+}
+
+// tell hands what the fetch has asked for its keys on to their flights.
+func (c *collection[T]) tell() {
+	for _, m := range c.members {
+		if ttl := c.context.ttl.Load(); ttl != ttlUnset {
+			m.ttl.Store(ttl)
+		}
+		if c.context.skipStore.Load() {
+			m.skipStore.Store(true)
+		}
+	}
+}

@@ -1,0 +1,468 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func init() {
+	promises = append(promises,
+		promise{"batch", "what is missing is fetched by one call, and kept", nil, checkBatchFetch},
+		promise{"batch", "keys under way are joined and not fetched twice", nil, checkBatchJoins},
+		promise{"batch", "a key that the source leaves out is absent, and remembered so", nil, checkBatchAbsent},
+		promise{"batch", "what failed is counted and explained, and the rest is returned", nil, checkBatchPartial},
+		promise{"batch", "a panic in the source reaches all who wait", nil, checkBatchPanic},
+		promise{"batch", "a caller leaves at its own time and the fetch goes on", nil, checkBatchLeaves},
+		promise{"batch", "SetMany and DeleteMany do what they say for every key", nil, checkBatchWrites},
+		promise{"batch", "bad input is refused whole", nil, checkBatchBadInput},
+		promise{"batch", "a Delete voids its key only", nil, checkBatchDelete},
+		promise{"batch", "what is stale is returned while one call refreshes it", nil, checkBatchStale},
+		promise{"batch", "a fetch that asks for one of its own keys gets ErrReentrant", nil, checkBatchReentrant},
+		promise{"batch", "reading takes one round trip", isRemote, checkBatchRoundTrip},
+		promise{"batch", "the fetch of another process is waited for, and taken over if it fails", isLeased, checkBatchLeased},
+		promise{"batcher", "concurrent look-ups are fetched together", nil, checkBatcher},
+		promise{"batcher", "a full batch does not wait, and nobody waits for ever", nil, checkBatcherFull},
+		promise{"Mutate", "writes, and removes what was cached", nil, checkMutate},
+		promise{"Mutate", "removes also when the write failed or panicked", nil, checkMutateFails},
+		promise{"Mutate", "what is fetched during the write is not kept", nil, checkMutateFences},
+	)
+}
+
+func isRemote(r rig) bool { return r.remote }
+func isLeased(r rig) bool { return r.name == BackendRueidisAside }
+
+// manySource counts the calls of a source of several keys, and the keys they were for.
+type manySource struct {
+	mu    sync.Mutex
+	calls [][]string
+	fetch FetchManyFunc[string] // nil: every key is there
+}
+
+func (s *manySource) get(ctx context.Context, keys []string) (map[string]string, error) {
+	s.mu.Lock()
+	s.calls = append(s.calls, slices.Clone(keys))
+	fetch := s.fetch
+	s.mu.Unlock()
+	if fetch != nil {
+		return fetch(ctx, keys)
+	}
+	return valuesOf(keys...), nil
+}
+
+func (s *manySource) asked() [][]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+func valuesOf(keys ...string) map[string]string {
+	values := make(map[string]string)
+	for _, k := range keys {
+		values[k] = "value of " + k
+	}
+	return values
+}
+
+func checkBatchFetch(e *env) {
+	c := open[string](e, nil)
+	require.NoError(e, c.Set(e.Context(), "a", "kept", time.Minute))
+	s := new(manySource)
+	got, err := c.GetManyWithFetch(e.Context(), []string{"a", "b", "c", "b"}, time.Minute, s.get)
+	require.NoError(e, err)
+	require.Equal(e, map[string]string{"a": "kept", "b": "value of b", "c": "value of c"}, got)
+	require.Equal(e, [][]string{{"b", "c"}}, s.asked(), "only what is missing, each once")
+	got, err = c.GetManyWithFetch(e.Context(), []string{"a", "b", "c"}, time.Minute, s.get)
+	require.NoError(e, err)
+	require.Len(e, got, 3)
+	require.Len(e, s.asked(), 1)
+	got, err = c.GetMany(e.Context(), []string{"c", "d", "a"})
+	require.NoError(e, err)
+	require.Equal(e, map[string]string{"a": "kept", "c": "value of c"}, got)
+	v, err := c.Get(e.Context(), "b")
+	require.NoError(e, err)
+	require.Equal(e, "value of b", v)
+	stats := c.Stats()
+	require.EqualValues(e, 1, stats.Fetches)
+	require.EqualValues(e, 3, stats.Misses, "b, c, and d of GetMany")
+	got, err = c.GetManyWithFetch(e.Context(), nil, time.Minute, s.get)
+	require.NoError(e, err)
+	require.Empty(e, got)
+}
+
+func checkBatchJoins(e *env) {
+	c := open[string](e, nil)
+	single := serve("by itself")
+	releaseSingle := single.hold()
+	defer releaseSingle()
+	alone := askMany(e, 1, c, "a", single)
+
+	gate := make(chan struct{})
+	s := &manySource{fetch: func(_ context.Context, keys []string) (map[string]string, error) {
+		<-gate
+		return valuesOf(keys...), nil
+	}}
+	type result struct {
+		values map[string]string
+		err    error
+	}
+	batch := func(keys ...string) <-chan result {
+		out := make(chan result, 1)
+		go func() {
+			values, err := c.GetManyWithFetch(e.Context(), keys, time.Minute, s.get)
+			out <- result{values, err}
+		}()
+		return out
+	}
+	first := batch("a", "b", "c")
+	e.settle(func() bool { return len(s.asked()) == 1 }, "the first batch fetches")
+	second := batch("b", "c", "d")
+	e.settle(func() bool { return len(s.asked()) == 2 }, "the second batch fetches")
+	late := ask(e.Context(), c, "c", single.fetch)
+	e.settle(func() bool { return c.Stats().Joined == 4 }, "a, b, c of the batches and c of the late caller are joined")
+	require.Equal(e, [][]string{{"b", "c"}, {"d"}}, s.asked())
+	close(gate)
+	releaseSingle()
+	r := <-first
+	require.NoError(e, r.err)
+	require.Equal(e, map[string]string{"a": "by itself", "b": "value of b", "c": "value of c"}, r.values)
+	r = <-second
+	require.NoError(e, r.err)
+	require.Equal(e, valuesOf("b", "c", "d"), r.values)
+	require.Equal(e, answer[string]{"value of c", nil}, <-late)
+	require.Equal(e, "by itself", (<-alone[0]).value)
+	require.EqualValues(e, 1, single.calls.Load())
+}
+
+func checkBatchAbsent(e *env) {
+	c := open[string](e, func(cfg *Config) { cfg.NegativeTTL = time.Minute })
+	s := &manySource{fetch: func(context.Context, []string) (map[string]string, error) { return valuesOf("a"), nil }}
+	for range 2 {
+		got, err := c.GetManyWithFetch(e.Context(), []string{"a", "b"}, time.Minute, s.get)
+		require.NoError(e, err)
+		require.Equal(e, valuesOf("a"), got)
+	}
+	require.Len(e, s.asked(), 1, "that b is not there was remembered")
+	_, err := c.Get(e.Context(), "b")
+	require.ErrorIs(e, err, ErrNotFound)
+	got, err := c.GetMany(e.Context(), []string{"a", "b"})
+	require.NoError(e, err)
+	require.Equal(e, valuesOf("a"), got)
+}
+
+func checkBatchPartial(e *env) {
+	c := open[string](e, nil)
+	require.NoError(e, c.Set(e.Context(), "a", "kept", time.Minute))
+	s := &manySource{fetch: func(context.Context, []string) (map[string]string, error) { return valuesOf("b"), errSource }}
+	got, err := c.GetManyWithFetch(e.Context(), []string{"a", "b", "c", "d"}, time.Minute, s.get)
+	require.ErrorIs(e, err, errSource)
+	require.ErrorContains(e, err, "2 of 4 keys")
+	require.Equal(e, map[string]string{"a": "kept", "b": "value of b"}, got)
+	got, err = c.GetMany(e.Context(), []string{"a", "b", "c", "d"})
+	require.NoError(e, err)
+	require.Len(e, got, 2, "errors are not cached")
+}
+
+func checkBatchPanic(e *env) {
+	c := open[string](e, nil)
+	s := &manySource{fetch: func(context.Context, []string) (map[string]string, error) { panic("boom") }}
+	_, err := c.GetManyWithFetch(e.Context(), []string{"a", "b"}, time.Minute, s.get)
+	var p *PanicError
+	require.ErrorAs(e, err, &p)
+	require.Equal(e, "boom", p.Value)
+	require.EqualValues(e, 2, c.Stats().FetchErrors+c.Stats().Fetches, "one fetch that failed")
+	got, err := c.GetManyWithFetch(e.Context(), []string{"a", "b"}, time.Minute, new(manySource).get)
+	require.NoError(e, err)
+	require.Len(e, got, 2)
+}
+
+func checkBatchLeaves(e *env) {
+	c := open[string](e, nil)
+	gate := make(chan struct{})
+	s := &manySource{fetch: func(ctx context.Context, keys []string) (map[string]string, error) {
+		select {
+		case <-gate:
+			return valuesOf(keys...), nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}}
+	require.NoError(e, c.Set(e.Context(), "a", "kept", time.Minute))
+	ctx, cancel := context.WithCancel(e.Context())
+	go func() {
+		e.settleInside(func() bool { return len(s.asked()) == 1 })
+		cancel()
+	}()
+	got, err := c.GetManyWithFetch(ctx, []string{"a", "b", "c"}, time.Minute, s.get)
+	require.ErrorIs(e, err, context.Canceled)
+	require.Equal(e, map[string]string{"a": "kept"}, got)
+	close(gate)
+	e.settle(func() bool {
+		got, err := c.GetMany(e.Context(), []string{"b", "c"})
+		return err == nil && len(got) == 2
+	}, "what was fetched is kept")
+}
+
+func checkBatchWrites(e *env) {
+	c := open[string](e, nil)
+	values := make(map[string]string)
+	for i := range 300 {
+		values[fmt.Sprint("key ", i)] = fmt.Sprint("value ", i)
+	}
+	keys := slices.Sorted(maps.Keys(values))
+	require.NoError(e, c.SetMany(e.Context(), values, time.Minute))
+	got, err := c.GetMany(e.Context(), keys)
+	require.NoError(e, err)
+	require.Equal(e, values, got)
+	require.NoError(e, c.DeleteMany(e.Context(), keys[:299]))
+	got, err = c.GetMany(e.Context(), keys)
+	require.NoError(e, err)
+	require.Equal(e, map[string]string{keys[299]: values[keys[299]]}, got)
+	require.NoError(e, c.SetMany(e.Context(), nil, time.Minute))
+	require.NoError(e, c.DeleteMany(e.Context(), nil))
+}
+
+func checkBatchBadInput(e *env) {
+	c := open[string](e, nil)
+	tooLong := string(make([]byte, MaxKeyBytes+1))
+	_, err := c.GetMany(e.Context(), []string{"a", tooLong})
+	require.ErrorIs(e, err, ErrInvalidKey)
+	require.ErrorIs(e, c.SetMany(e.Context(), map[string]string{tooLong: ""}, time.Minute), ErrInvalidKey)
+	require.ErrorIs(e, c.SetMany(e.Context(), map[string]string{"a": ""}, 0), ErrInvalidTTL)
+	require.ErrorIs(e, c.DeleteMany(e.Context(), []string{tooLong}), ErrInvalidKey)
+	_, err = c.GetManyWithFetch(e.Context(), []string{"a"}, time.Minute, nil)
+	require.ErrorIs(e, err, ErrInvalidValue)
+	require.ErrorIs(e, c.Mutate(e.Context(), []string{"a"}, nil), ErrInvalidValue)
+	_, err = c.BindMany(time.Minute, nil, Batching{})
+	require.ErrorIs(e, err, ErrInvalidConfig)
+	_, err = c.BindMany(time.Minute, new(manySource).get, Batching{MaxSize: -1})
+	require.ErrorContains(e, err, "Batching.MaxSize")
+	_, err = c.BindMany(time.Minute, new(manySource).get, Batching{MaxWait: -1})
+	require.ErrorContains(e, err, "Batching.MaxWait")
+	require.NoError(e, c.Close())
+	_, err = c.GetMany(e.Context(), []string{"a"})
+	require.ErrorIs(e, err, ErrClosed)
+	_, err = c.GetManyWithFetch(e.Context(), []string{"a"}, time.Minute, new(manySource).get)
+	require.ErrorIs(e, err, ErrClosed)
+	require.ErrorIs(e, c.SetMany(e.Context(), valuesOf("a"), time.Minute), ErrClosed)
+	require.ErrorIs(e, c.DeleteMany(e.Context(), []string{"a"}), ErrClosed)
+	require.ErrorIs(e, c.Mutate(e.Context(), []string{"a"}, func(context.Context) error { return nil }), ErrClosed)
+}
+
+func checkBatchDelete(e *env) {
+	c := open[string](e, nil)
+	s := &manySource{fetch: func(ctx context.Context, keys []string) (map[string]string, error) {
+		return valuesOf(keys...), c.Delete(ctx, "b")
+	}}
+	got, err := c.GetManyWithFetch(e.Context(), []string{"a", "b"}, time.Minute, s.get)
+	require.NoError(e, err)
+	require.Equal(e, valuesOf("a", "b"), got, "those who asked before the Delete get what was fetched")
+	got, err = c.GetMany(e.Context(), []string{"a", "b"})
+	require.NoError(e, err)
+	require.Equal(e, valuesOf("a"), got)
+}
+
+func checkBatchStale(e *env) {
+	c := open[string](e, func(cfg *Config) { cfg.StaleFor = time.Minute })
+	require.NoError(e, c.SetMany(e.Context(), map[string]string{"a": "old", "b": "old"}, 50*time.Millisecond))
+	e.pass(100 * time.Millisecond)
+	s := new(manySource)
+	got, err := c.GetManyWithFetch(e.Context(), []string{"a", "b"}, time.Minute, s.get)
+	require.NoError(e, err)
+	require.Equal(e, map[string]string{"a": "old", "b": "old"}, got)
+	e.settle(func() bool {
+		got, err := c.GetMany(e.Context(), []string{"a", "b"})
+		return err == nil && maps.Equal(got, valuesOf("a", "b"))
+	}, "both are refreshed")
+	require.Len(e, s.asked(), 1)
+	e.settle(func() bool { return c.Stats().Refreshes == 1 && len(c.refreshes) == 0 }, "the refresh is over")
+}
+
+func checkBatchReentrant(e *env) {
+	c := open[string](e, nil)
+	s := &manySource{fetch: func(ctx context.Context, keys []string) (map[string]string, error) {
+		_, err := c.GetWithFetch(ctx, "b", time.Minute, serve("x").fetch)
+		return nil, err
+	}}
+	_, err := c.GetManyWithFetch(e.Context(), []string{"a", "b"}, time.Minute, s.get)
+	require.ErrorIs(e, err, ErrReentrant)
+}
+
+func checkBatchRoundTrip(e *env) {
+	c := open[string](e, nil)
+	other := open[string](e, nil)
+	values := make(map[string]string)
+	for i := range 100 {
+		values[fmt.Sprint("key ", i)] = "value"
+	}
+	require.NoError(e, other.SetMany(e.Context(), values, time.Minute))
+	keys := slices.Collect(maps.Keys(values))
+	_, err := c.GetMany(e.Context(), keys)
+	require.NoError(e, err)
+	before := e.server.CommandStats()
+	got, err := other.GetMany(e.Context(), keys)
+	require.NoError(e, err)
+	require.Len(e, got, 100)
+	after := e.server.CommandStats()
+	reads := after["get"] + after["mget"] - before["get"] - before["mget"]
+	if c.local == SourceNearHit {
+		require.EqualValues(e, 100, reads, "each key once")
+		return
+	}
+	require.EqualValues(e, 1, reads, "one MGET")
+}
+
+func checkBatchLeased(e *env) {
+	one, two := open[string](e, nil), open[string](e, nil)
+	s := serve("by another process")
+	release := s.hold()
+	defer release()
+	waiting := askMany(e, 1, one, "a", s)
+	e.settle(func() bool { return s.calls.Load() == 1 }, "the other process fetches")
+	failing := serve("")
+	failing.set("", errSource)
+	releaseFailing := failing.hold()
+	defer releaseFailing()
+	doomed := askMany(e, 1, one, "b", failing)
+	e.settle(func() bool { return failing.calls.Load() == 1 }, "the other process fetches b too")
+
+	many := new(manySource)
+	got := make(chan map[string]string, 1)
+	go func() {
+		values, err := two.GetManyWithFetch(e.Context(), []string{"a", "b", "c"}, time.Minute, many.get)
+		if err == nil {
+			got <- values
+		}
+		close(got)
+	}()
+	e.settle(func() bool { return len(many.asked()) == 1 }, "c is not kept waiting")
+	require.Equal(e, [][]string{{"c"}}, many.asked())
+	release()
+	releaseFailing()
+	require.ErrorIs(e, (<-doomed[0]).err, errSource)
+	<-waiting[0]
+	require.Equal(e, map[string]string{"a": "by another process", "b": "value of b", "c": "value of c"}, <-got)
+	require.Equal(e, [][]string{{"c"}, {"b"}}, many.asked())
+}
+
+func checkBatcher(e *env) {
+	c := open[string](e, func(cfg *Config) { cfg.NegativeTTL = time.Minute })
+	s := &manySource{fetch: func(ctx context.Context, keys []string) (map[string]string, error) {
+		OverrideTTL(ctx, time.Hour)
+		values := valuesOf(keys...)
+		delete(values, "nobody")
+		return values, nil
+	}}
+	l, err := c.BindMany(time.Minute, s.get, Batching{MaxWait: 500 * time.Millisecond})
+	require.NoError(e, err)
+	keys := []string{"a", "b", "c", "d", "nobody"}
+	answers := make([]answer[string], len(keys))
+	var all sync.WaitGroup
+	for i, key := range keys {
+		all.Go(func() { answers[i].value, answers[i].err = l.Get(e.Context(), key) })
+	}
+	all.Wait()
+	for i, key := range keys[:4] {
+		require.Equal(e, answer[string]{"value of " + key, nil}, answers[i])
+	}
+	require.ErrorIs(e, answers[4].err, ErrNotFound)
+	require.Len(e, s.asked(), 1)
+	require.ElementsMatch(e, keys, s.asked()[0])
+	require.EqualValues(e, 1, c.Stats().Fetches)
+	for _, key := range keys {
+		_, _ = l.Get(e.Context(), key)
+	}
+	require.Len(e, s.asked(), 1, "all are kept")
+}
+
+func checkBatcherFull(e *env) {
+	c := open[string](e, nil)
+	var panics atomic.Bool
+	s := &manySource{fetch: func(_ context.Context, keys []string) (map[string]string, error) {
+		if panics.Load() {
+			panic("boom")
+		}
+		return valuesOf(keys...), nil
+	}}
+	l, err := c.BindMany(time.Minute, s.get, Batching{MaxSize: 2, MaxWait: 10 * time.Hour})
+	require.NoError(e, err)
+	two := func(suffix string) (errs [2]error) {
+		var all sync.WaitGroup
+		for i := range 2 {
+			all.Go(func() { _, errs[i] = l.Get(e.Context(), fmt.Sprint(suffix, i)) })
+		}
+		all.Wait()
+		return errs
+	}
+	require.Equal(e, [2]error{}, two("a"))
+	panics.Store(true)
+	var p *PanicError
+	for _, err := range two("b") {
+		require.ErrorAs(e, err, &p)
+	}
+	ctx, cancel := context.WithTimeout(e.Context(), 10*time.Millisecond)
+	defer cancel()
+	_, err = l.Get(ctx, "alone")
+	require.ErrorIs(e, err, context.DeadlineExceeded, "the caller leaves at its own time")
+}
+
+func checkMutate(e *env) {
+	c := open[string](e, nil)
+	require.NoError(e, c.SetMany(e.Context(), valuesOf("a", "b", "c"), time.Minute))
+	err := c.Mutate(e.Context(), []string{"a", "b"}, func(context.Context) error { return nil })
+	require.NoError(e, err)
+	got, err := c.GetMany(e.Context(), []string{"a", "b", "c"})
+	require.NoError(e, err)
+	require.Equal(e, valuesOf("c"), got)
+}
+
+func checkMutateFails(e *env) {
+	c := open[string](e, nil)
+	require.NoError(e, c.SetMany(e.Context(), valuesOf("a", "b", "c"), time.Minute))
+	ctx, cancel := context.WithCancel(e.Context())
+	err := c.Mutate(ctx, []string{"a"}, func(context.Context) error {
+		cancel()
+		return errSource
+	})
+	require.Equal(e, errSource, err)
+	require.PanicsWithValue(e, "boom", func() {
+		_ = c.Mutate(e.Context(), []string{"b"}, func(context.Context) error { panic("boom") })
+	})
+	got, err := c.GetMany(e.Context(), []string{"a", "b", "c"})
+	require.NoError(e, err)
+	require.Equal(e, valuesOf("c"), got)
+}
+
+func checkMutateFences(e *env) {
+	c := open[string](e, nil)
+	s := serve("from before the write")
+	fetched, release := make(chan answer[string], 1), s.hold()
+	err := c.Mutate(e.Context(), []string{key}, func(ctx context.Context) error {
+		waiting := ask(ctx, c, key, s.fetch)
+		e.settleInside(func() bool { return s.calls.Load() == 1 })
+		release()
+		fetched <- <-waiting
+		_, err := c.Get(ctx, key)
+		if !errors.Is(err, ErrMiss) {
+			return fmt.Errorf("what was fetched during the write is cached: %w", err)
+		}
+		return nil
+	})
+	require.NoError(e, err)
+	require.Equal(e, answer[string]{"from before the write", nil}, <-fetched)
+	_, err = c.Get(e.Context(), key)
+	require.ErrorIs(e, err, ErrMiss)
+	v, err := c.GetWithFetch(e.Context(), key, time.Minute, serve("after").fetch)
+	require.NoError(e, err)
+	require.Equal(e, "after", v)
+	v, err = c.Get(e.Context(), key)
+	require.NoError(e, err)
+	require.Equal(e, "after", v)
+}
