@@ -240,7 +240,8 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 	var missing []int // places of the keys to look up
 	for i, key := range keys {
 		q := &all[i]
-		q.key, q.ended, q.found.state = key, c.flights.endedSoFar(key), absent
+		q.key, q.shard, q.found.state = key, c.flights.shard(key), absent
+		q.ended = q.shard.ended.Load()
 		if e := c.store.peek(key); e != nil {
 			q.found = c.judge(e, c.clock.now())
 			q.found.near = true

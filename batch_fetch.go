@@ -15,8 +15,7 @@ type batch[T any] struct {
 
 // joinMany is join for several keys. Those that have no flight are started, as one batch, and the second
 // result tells which.
-func (g *flights[T]) joinMany(ctx context.Context, qs []request[T], b *batch[T]) (all []*flight[T], started []bool, err error) {
-	inside := flightOf(ctx)
+func (g *flights[T]) joinMany(ctx context.Context, inside *flightContext, qs []request[T], b *batch[T]) (all []*flight[T], started []bool, err error) {
 	for i := range qs {
 		if inside.runs(g, qs[i].key) {
 			return nil, nil, ErrReentrant
@@ -26,7 +25,7 @@ func (g *flights[T]) joinMany(ctx context.Context, qs []request[T], b *batch[T])
 	all, started = make([]*flight[T], len(qs)), make([]bool, len(qs))
 	b.context.flights.Store(1) // this call's hold on it, so that it does not end before it has begun
 	defer b.context.done()
-	b.context.keys = make([]string, 0, len(qs))
+	b.context.keys = new([]string)
 	for i := range qs {
 		if all[i], err = g.joinBatch(&qs[i], b); err != nil {
 			break
@@ -40,7 +39,7 @@ func (g *flights[T]) joinMany(ctx context.Context, qs []request[T], b *batch[T])
 
 // joinBatch returns the flight of q.key, which is a new one of b if there was none.
 func (g *flights[T]) joinBatch(q *request[T], b *batch[T]) (*flight[T], error) {
-	s := g.shard(q.key)
+	s := q.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -49,7 +48,7 @@ func (g *flights[T]) joinBatch(q *request[T], b *batch[T]) (*flight[T], error) {
 	if f := s.joinable[q.key]; f != nil {
 		return f, nil
 	}
-	f := &flight[T]{request: *q, context: &b.context, done: make(chan struct{})}
+	f := &flight[T]{flights: g, request: *q, context: &b.context, done: make(chan struct{})}
 	f.fetch = b.fetchOne
 	b.context.flights.Add(1)
 	g.addLocked(s, f)
@@ -76,7 +75,8 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 		return
 	}
 	b := &batch[T]{fetch: fetch}
-	all, started, err := c.flights.joinMany(ctx, missing, b)
+	inside := flightOf(ctx)
+	all, started, err := c.flights.joinMany(ctx, inside, missing, b)
 	c.start(b)
 	if err != nil {
 		for range missing {
@@ -99,7 +99,7 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 		defer stop()
 	}
 	for i, f := range all {
-		r, err := c.wait(ctx, f, &missing[i].found, soft)
+		r, err := c.wait(ctx, inside, f, &missing[i].found, soft)
 		m.add(missing[i].key, r, err)
 	}
 }
@@ -108,7 +108,7 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 func (c *Client[T]) leaveOutCooling(m *many[T], missing []request[T]) []request[T] {
 	rest := missing[:0]
 	for _, q := range missing {
-		err := c.flights.cooling(q.key)
+		err := q.shard.cooling(q.key)
 		if err == nil {
 			rest = append(rest, q)
 			continue
@@ -124,7 +124,7 @@ func (c *Client[T]) leaveOutCooling(m *many[T], missing []request[T]) []request[
 func (c *Client[T]) refreshMany(ctx context.Context, due []request[T], fetch FetchManyFunc[T]) {
 	rest := due[:0]
 	for _, q := range due {
-		if c.flights.cooling(q.key) == nil {
+		if q.shard.cooling(q.key) == nil {
 			rest = append(rest, q)
 		}
 	}
@@ -132,7 +132,7 @@ func (c *Client[T]) refreshMany(ctx context.Context, due []request[T], fetch Fet
 		return
 	}
 	b := &batch[T]{fetch: fetch, background: true}
-	_, _, _ = c.flights.joinMany(aloof(ctx), rest, b) // nobody waits for its outcome, closed or not
+	_, _, _ = c.flights.joinMany(ctx, nil, rest, b) // nobody waits for its outcome, closed or not
 	if c.start(b); len(b.flights) == 0 {
 		<-c.refreshes
 	}
@@ -144,7 +144,7 @@ func (c *Client[T]) start(b *batch[T]) {
 		return
 	}
 	for _, f := range b.flights {
-		b.context.keys = append(b.context.keys, f.key)
+		*b.context.keys = append(*b.context.keys, f.key)
 	}
 	go func() {
 		returned := false
@@ -164,7 +164,6 @@ func (c *Client[T]) start(b *batch[T]) {
 // runMany is run for a batch.
 func (c *Client[T]) runMany(b *batch[T]) {
 	if b.background {
-		c.stats.refreshes.Add(1)
 		defer func() { <-c.refreshes }()
 	}
 	c.deriveContext(&b.context)
@@ -177,6 +176,9 @@ func (c *Client[T]) runMany(b *batch[T]) {
 		keys[i] = f.key
 	}
 	c.stats.fetches.Add(1)
+	if b.background {
+		c.stats.refreshes.Add(1)
+	}
 	var values map[string]T
 	var err error
 	returned := false
@@ -213,7 +215,7 @@ func (c *Client[T]) prepareMany(b *batch[T]) (fetching []*flight[T]) {
 		case ready:
 			fetching = append(fetching, f)
 		case leased:
-			go func() { _ = c.flights.contain(f) }() // nil; ends with the flight
+			c.flights.crew.run(f)
 		}
 	}
 	return fetching

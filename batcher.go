@@ -54,7 +54,8 @@ type batcher[T any] struct {
 // collection is one fetch of several keys, and its outcome.
 type collection[T any] struct {
 	context flightContext // what the fetch runs under; it ends when nobody waits any more
-	members []*flightContext
+	keys    []string
+	members []*flightContext // their fetches
 	timer   *time.Timer
 	done    chan struct{} // closed when values and err are set
 	values  map[string]T
@@ -97,12 +98,13 @@ func (b *batcher[T]) join(ctx context.Context, key string, own *flightContext) (
 	if col == nil {
 		col = &collection[T]{done: make(chan struct{})}
 		b.client.flights.open(ctx, &col.context, nil)
+		col.context.keys = &col.keys
 		b.open = col
 		col.timer = time.AfterFunc(b.rules.MaxWait, func() { b.close(col) })
 	}
 	own.collective.Store(&col.context)
 	col.context.flights.Add(1)
-	col.context.keys = append(col.context.keys, key)
+	col.keys = append(col.keys, key)
 	col.members = append(col.members, own)
 	if full = len(col.members) >= b.rules.MaxSize; full {
 		b.open = nil
@@ -135,7 +137,7 @@ func (b *batcher[T]) run(col *collection[T]) {
 		col.tell()
 		close(col.done)
 	}()
-	col.values, col.err = b.fetch(&col.context, col.context.keys)
+	col.values, col.err = b.fetch(&col.context, col.keys)
 	returned = true
 }
 

@@ -62,14 +62,15 @@ var _ Cache[struct{}] = (*Client[struct{}])(nil)
 // there is nothing, [ErrNotFound] if "the source has none" is remembered, [ErrMiss] together with
 // [ErrInvalidValue] if what is stored cannot be read, and [ErrUnavailable] if the backend does not answer.
 func (c *Client[T]) Get(ctx context.Context, key string) (T, error) {
-	if e := c.store.peek(key); e != nil && c.surelyFresh(e) {
+	e := c.store.peek(key)
+	if e != nil && c.surelyFresh(e) {
 		c.countLocalHit()
 		if c.clone != nil {
 			return c.clone(e.value), nil
 		}
 		return e.value, nil
 	}
-	return c.get(ctx, key)
+	return c.get(ctx, key, e)
 }
 
 // GetWithFetch returns what is cached under key or else calls fetch, keeps what it returns for ttl, and
@@ -82,14 +83,15 @@ func (c *Client[T]) Get(ctx context.Context, key string) (T, error) {
 // a fetch that takes longer than [Config.FetchTimeout] as [ErrFetchTimeout]; one that asks for its own key
 // as [ErrReentrant]. A backend that does not answer is no error: then fetch is called.
 func (c *Client[T]) GetWithFetch(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (T, error) {
-	if e := c.store.peek(key); e != nil && c.surelyFresh(e) && fetch != nil {
+	e := c.store.peek(key)
+	if e != nil && c.surelyFresh(e) && fetch != nil {
 		c.countLocalHit()
 		if c.clone != nil {
 			return c.clone(e.value), nil
 		}
 		return e.value, nil
 	}
-	r, err := c.getOrFetch(ctx, key, ttl, fetch)
+	r, err := c.getOrFetch(ctx, key, ttl, fetch, e)
 	return r.Value, err
 }
 
@@ -212,12 +214,12 @@ func (c *Client[T]) countLocalHit() {
 	}
 }
 
-// get is Get without its fast path.
-func (c *Client[T]) get(ctx context.Context, key string) (value T, err error) {
+// get is Get without its fast path. kept is what peek returned.
+func (c *Client[T]) get(ctx context.Context, key string, kept *entry[T]) (value T, err error) {
 	if err := c.check(ctx, key); err != nil {
 		return value, err
 	}
-	f, err := c.find(ctx, key)
+	f, err := c.find(ctx, key, kept)
 	switch {
 	case err != nil:
 		if errors.Is(err, ErrInvalidValue) {
@@ -251,10 +253,11 @@ type found[T any] struct {
 	near  bool // without asking anybody outside this process
 }
 
-// find looks key up. An error matches ErrUnavailable, ErrInvalidValue, or is the context's.
-func (c *Client[T]) find(ctx context.Context, key string) (found[T], error) {
-	if e := c.store.peek(key); e != nil {
-		if f := c.judge(e, c.clock.now()); f.state != absent {
+// find looks key up, of which peek has returned kept. An error matches ErrUnavailable, ErrInvalidValue, or
+// is the context's.
+func (c *Client[T]) find(ctx context.Context, key string, kept *entry[T]) (found[T], error) {
+	if kept != nil {
+		if f := c.judge(kept, c.clock.now()); f.state != absent {
 			f.near = true
 			return f, nil
 		}

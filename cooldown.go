@@ -15,13 +15,12 @@ type failure struct {
 // asked more often instead of memory growing.
 const maxFailures = 1024
 
-// chill remembers the failed fetch of key.
-func (g *flights[T]) chill(key string, err error) {
-	if g.cooldown <= 0 {
+// chill remembers the failed fetch of key for a while.
+func (s *flightShard[T]) chill(key string, err error, cooldown time.Duration) {
+	if cooldown <= 0 {
 		return
 	}
 	now := time.Now()
-	s := g.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.failures) >= maxFailures {
@@ -35,14 +34,13 @@ func (g *flights[T]) chill(key string, err error) {
 		s.failures = make(map[string]failure)
 	}
 	if len(s.failures) < maxFailures {
-		s.failures[key] = failure{err, now.Add(g.cooldown)}
+		s.failures[key] = failure{err, now.Add(cooldown)}
 		s.chilled.Store(true)
 	}
 }
 
 // cooling returns the error of the last fetch of key, wrapped, if key must not be fetched again yet.
-func (g *flights[T]) cooling(key string) error {
-	s := g.shard(key)
+func (s *flightShard[T]) cooling(key string) error {
 	if !s.chilled.Load() {
 		return nil
 	}

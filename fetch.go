@@ -77,7 +77,7 @@ func (c *Client[T]) lookAgain(f *flight[T]) bool {
 	if f.failed || f.shard.ended.Load() == f.ended {
 		return false
 	}
-	found, err := c.find(f.context, f.key)
+	found, err := c.find(f.context, f.key, c.store.peek(f.key))
 	if err != nil {
 		f.failed = errors.Is(err, ErrUnavailable)
 		return false
@@ -124,7 +124,6 @@ func (c *Client[T]) prepare(f *flight[T], wait bool) readiness {
 	if c.lookAgain(f) {
 		return settled
 	}
-	f.lease.seen = f.found.entry
 	if c.instant || f.failed || f.ttl <= 0 {
 		return ready
 	}
@@ -140,8 +139,7 @@ func (c *Client[T]) prepare(f *flight[T], wait bool) readiness {
 			f.failed = c.backendError(err) != nil
 			return ready
 		case filled == nil:
-			f.lease = held
-			if held.token != "" && !c.hold(f) {
+			if held.token != "" && !c.hold(f, held) {
 				return settled
 			}
 			return ready
@@ -155,8 +153,9 @@ func (c *Client[T]) prepare(f *flight[T], wait bool) readiness {
 
 // hold notes the lease with the flight, which gives it up if it ends early. It returns false if the flight
 // has ended already.
-func (c *Client[T]) hold(f *flight[T]) bool {
-	key, held := f.key, f.lease
+func (c *Client[T]) hold(f *flight[T], held lease[T]) bool {
+	f.lease = &held
+	key := f.key
 	if f.holds(func() { c.giveUp(key, held, false) }) {
 		return true
 	}
@@ -222,33 +221,33 @@ func (c *Client[T]) notFound(f *flight[T], now int64, store bool) {
 // replaced, unless the flight is void.
 func (c *Client[T]) drop(f *flight[T], remove bool) {
 	remove = remove && f.found.entry != nil
-	if f.lease.token == "" && !remove || !f.holds(nil) {
+	if f.lease == nil && !remove || !f.holds(nil) {
 		return
 	}
 	abandon := func(context.Context) error {
-		c.giveUp(f.key, f.lease, remove)
+		c.giveUp(f.key, f.held(), remove)
 		return nil
 	}
 	if !remove {
 		_ = abandon(f.context) // nil
 		return
 	}
-	if done, _ := c.flights.fill(f.context, f, abandon); !done && f.lease.token != "" {
-		c.giveUp(f.key, f.lease, false)
+	if done, _ := c.flights.fill(f.context, f, abandon); !done && f.lease != nil {
+		c.giveUp(f.key, *f.lease, false)
 	}
 }
 
 // keep stores e unless the flight is void. That it cannot be stored is not the caller's problem, but it is
 // counted and observed.
 func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
-	if f.lease.token != "" && !f.holds(nil) {
+	if f.lease != nil && !f.holds(nil) {
 		return // f has ended, and its lease is being given up
 	}
 	stored := false
 	ctx, cancel := c.fillContext(f)
 	defer cancel()
 	_, err := c.flights.fill(ctx, f, func(ctx context.Context) (err error) {
-		stored, err = c.store.fill(ctx, f.key, f.lease, e, took)
+		stored, err = c.store.fill(ctx, f.key, f.held(), e, took)
 		return err
 	})
 	switch {
@@ -263,8 +262,8 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 	default:
 		_ = c.backendError(err) // counted and observed; the value is good without it
 	}
-	if f.lease.token != "" {
-		c.giveUp(f.key, f.lease, false)
+	if f.lease != nil {
+		c.giveUp(f.key, *f.lease, false)
 	}
 }
 

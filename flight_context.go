@@ -20,14 +20,13 @@ type flightKey struct{}
 // inner context, so that contexts derived from this one attach to it without a goroutine each.
 type flightContext struct {
 	values   context.Context // the starter's, without its cancellation
-	clock    *clock
-	begun    int64          // on the clock
-	deadline int64          // on the clock; never: none
-	owner    any            // the *flights that it belongs to
-	key      string         // what is being fetched
-	keys     []string       // the same, for a batch
-	parent   *flightContext // the fetch from within which this one was started, if any
-	flights  atomic.Int32   // those that have not ended: one, or as many as a batch has keys
+	owner    fetcher         // the *flights that it belongs to
+	begun    int64           // on the owner's clock
+	deadline int64           // on the owner's clock; never: none
+	key      string          // what is being fetched
+	keys     *[]string       // the same, for a batch
+	parent   *flightContext  // the fetch from within which this one was started, if any
+	flights  atomic.Int32    // those that have not ended: one, or as many as a batch has keys
 
 	previous  any          // *entry[T] of the stale value that the fetch replaces, or nil
 	ttl       atomic.Int64 // set by OverrideTTL; ttlUnset otherwise
@@ -39,9 +38,10 @@ type flightContext struct {
 	mu    sync.Mutex
 	inner atomic.Pointer[cancellable] // written under mu
 	err   atomic.Pointer[error]       // why it has ended, or is about to
-
-	waits map[*flightContext]int // flights that callers inside this fetch wait for; guarded by waitsMu
 }
+
+// fetcher is what contexts know of the flights that they belong to, whatever their type of values.
+type fetcher interface{ time() *clock }
 
 type cancellable struct {
 	context.Context
@@ -55,11 +55,11 @@ func (f *flightContext) Deadline() (time.Time, bool) {
 	if f.deadline == never {
 		return time.Time{}, false
 	}
-	return f.clock.base.Add(time.Duration(f.deadline)), true
+	return f.owner.time().base.Add(time.Duration(f.deadline)), true
 }
 
 // late reports whether the deadline has passed.
-func (f *flightContext) late() bool { return f.deadline != never && f.clock.now() >= f.deadline }
+func (f *flightContext) late() bool { return f.deadline != never && f.owner.time().now() >= f.deadline }
 
 func (f *flightContext) Done() <-chan struct{} {
 	if in := f.inner.Load(); in != nil {
@@ -141,7 +141,7 @@ func flightOf(ctx context.Context) *flightContext {
 }
 
 // runs reports whether f, or a fetch that it was started from, fetches key for owner.
-func (f *flightContext) runs(owner any, key string) bool {
+func (f *flightContext) runs(owner fetcher, key string) bool {
 	for ; f != nil; f = f.parent {
 		if f.owner == owner && f.err.Load() == nil && f.fetches(key) {
 			return true
@@ -151,12 +151,18 @@ func (f *flightContext) runs(owner any, key string) bool {
 }
 
 func (f *flightContext) fetches(key string) bool {
-	return f.keys == nil && f.key == key || slices.Contains(f.keys, key)
+	if f.keys != nil {
+		return slices.Contains(*f.keys, key)
+	}
+	return f.key == key
 }
 
-// waitsMu guards who waits for whom, over all caches, since fetches of different caches can wait for
-// each other. Only calls made from within a fetch take it.
-var waitsMu sync.Mutex
+// waits tells which fetches callers inside a fetch wait for, and how many of them. It is over all caches,
+// since fetches of different caches can wait for each other. Only calls made from within a fetch use it.
+var (
+	waitsMu sync.Mutex
+	waits   = make(map[*flightContext]map[*flightContext]int) // guarded by waitsMu
+)
 
 // awaits notes that a caller inside fetch f is about to wait for flight g, and returns ErrReentrant
 // instead if g waits for f, so that the wait would never end. leave takes the note back.
@@ -166,18 +172,21 @@ func (f *flightContext) awaits(g *flightContext) error {
 	if g.reaches(f) {
 		return ErrReentrant
 	}
-	if f.waits == nil {
-		f.waits = make(map[*flightContext]int)
+	if waits[f] == nil {
+		waits[f] = make(map[*flightContext]int)
 	}
-	f.waits[g]++
+	waits[f][g]++
 	return nil
 }
 
 func (f *flightContext) leave(g *flightContext) {
 	waitsMu.Lock()
 	defer waitsMu.Unlock()
-	if f.waits[g]--; f.waits[g] == 0 {
-		delete(f.waits, g)
+	if waits[f][g]--; waits[f][g] == 0 {
+		delete(waits[f], g)
+	}
+	if len(waits[f]) == 0 {
+		delete(waits, f)
 	}
 }
 
@@ -187,7 +196,7 @@ func (f *flightContext) reaches(target *flightContext) bool {
 	if f == target {
 		return true
 	}
-	for g := range f.waits {
+	for g := range waits[f] {
 		if g.reaches(target) {
 			return true
 		}

@@ -39,7 +39,7 @@ type Result[T any] struct {
 
 // Lookup is [Client.GetWithFetch] that also tells where the value came from and how old it is.
 func (c *Client[T]) Lookup(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (Result[T], error) {
-	return c.getOrFetch(ctx, key, ttl, fetch)
+	return c.getOrFetch(ctx, key, ttl, fetch, c.store.peek(key))
 }
 
 // Loader is a cache together with a ttl and a way to fetch; see [Client.Bind].
@@ -63,6 +63,7 @@ func (l *Loader[T]) Get(ctx context.Context, key string) (T, error) {
 // request is what a caller asks for, and what it has found already.
 type request[T any] struct {
 	key   string
+	shard *flightShard[T] // of the key
 	ttl   time.Duration
 	fetch FetchFunc[T]
 
@@ -75,17 +76,19 @@ type request[T any] struct {
 
 // getOrFetch answers a look-up in the order that the documentation gives: what is fresh, what is stale
 // while it is being refreshed, and else the flight of the key.
-func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (Result[T], error) {
+// kept is what peek returned.
+func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T], kept *entry[T]) (Result[T], error) {
 	if err := c.check(ctx, key); err != nil {
 		return Result[T]{}, err
 	}
 	if fetch == nil {
 		return Result[T]{}, fmt.Errorf("%w: fetch is nil", ErrInvalidValue)
 	}
-	q := request[T]{key: key, ttl: ttl, fetch: fetch, ended: c.flights.endedSoFar(key)}
+	q := request[T]{key: key, shard: c.flights.shard(key), ttl: ttl, fetch: fetch}
+	q.ended = q.shard.ended.Load()
 	begun := c.askedAt()
 	var err error
-	q.found, err = c.find(ctx, key)
+	q.found, err = c.find(ctx, key, kept)
 	q.asked = c.askedAt().Sub(begun)
 	switch f := &q.found; {
 	case err != nil && ctx.Err() != nil:
@@ -118,11 +121,12 @@ func (c *Client[T]) askedAt() (t time.Time) {
 
 // fetchOrJoin waits for the flight of the key, having started it if there was none.
 func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], error) {
-	if err := c.flights.cooling(q.key); err != nil {
+	if err := q.shard.cooling(q.key); err != nil {
 		c.stats.misses.Add(1)
 		return c.insteadOf(err, q.found)
 	}
-	f, started, err := c.flights.join(ctx, q, false)
+	inside := flightOf(ctx)
+	f, started, err := c.flights.join(ctx, inside, q, false)
 	if err != nil {
 		return Result[T]{}, err
 	}
@@ -138,7 +142,7 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], 
 		soft, stop = c.softTimeout()
 		defer stop()
 	}
-	r, err := c.wait(ctx, f, &q.found, soft)
+	r, err := c.wait(ctx, inside, f, &q.found, soft)
 	if err == nil && !started && r.Source == SourceFetched {
 		r.Source = SourceJoined
 	}
@@ -172,9 +176,9 @@ func (c *Client[T]) outlived(f found[T]) (Result[T], error) {
 }
 
 // wait returns the outcome of f, or the error of ctx if that ends first, or once soft is closed the stale
-// entry that the look-up found.
-func (c *Client[T]) wait(ctx context.Context, f *flight[T], was *found[T], soft <-chan struct{}) (Result[T], error) {
-	if inside := flightOf(ctx); inside != nil {
+// entry that the look-up found. inside is the fetch that ctx belongs to, if any.
+func (c *Client[T]) wait(ctx context.Context, inside *flightContext, f *flight[T], was *found[T], soft <-chan struct{}) (Result[T], error) {
+	if inside != nil {
 		if err := inside.awaits(f.context); err != nil {
 			return Result[T]{}, err
 		}
@@ -183,16 +187,26 @@ func (c *Client[T]) wait(ctx context.Context, f *flight[T], was *found[T], soft 
 	if !c.mayOutlive(was) {
 		soft = nil
 	}
+	gone := ctx.Done()
+	if gone == nil && soft == nil {
+		<-f.done
+		return c.outcome(f, was)
+	}
 	select {
 	case <-f.done:
+		return c.outcome(f, was)
 	case <-soft:
 		if was.now = c.clock.now(); was.now < was.entry.deadline {
 			return c.outlived(*was)
 		}
-		return c.wait(ctx, f, was, nil)
-	case <-ctx.Done():
+		return c.wait(ctx, inside, f, was, nil)
+	case <-gone:
 		return Result[T]{}, ctx.Err()
 	}
+}
+
+// outcome is what somebody who has waited for f gets.
+func (c *Client[T]) outcome(f *flight[T], was *found[T]) (Result[T], error) {
 	if f.err != nil {
 		return c.insteadOf(f.err, *was)
 	}
@@ -218,10 +232,11 @@ const maxRefreshes = 256
 
 // refresh starts a flight that replaces what was found, and does not wait for it.
 func (c *Client[T]) refresh(ctx context.Context, q *request[T]) {
-	if c.flights.cooling(q.key) != nil || !c.mayRefresh() {
+	if q.shard.cooling(q.key) != nil || !c.mayRefresh() {
 		return
 	}
-	if _, started, _ := c.flights.join(aloof(ctx), q, true); !started {
+	// The refresh is nobody's wait: it does not count as part of a fetch that its caller may be.
+	if _, started, _ := c.flights.join(ctx, nil, q, true); !started {
 		<-c.refreshes
 	}
 }
@@ -236,10 +251,4 @@ func (c *Client[T]) mayRefresh() bool {
 		c.stats.refreshesRefused.Add(1)
 		return false
 	}
-}
-
-// aloof is ctx for a refresh. That is nobody's wait: it must not count as part of a fetch that its caller
-// may be.
-func aloof(ctx context.Context) context.Context {
-	return context.WithValue(ctx, flightKey{}, (*flightContext)(nil))
 }

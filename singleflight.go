@@ -10,20 +10,21 @@ import (
 	"sync/atomic"
 	"time"
 	"weak"
-
-	"golang.org/x/sync/singleflight"
 )
 
 // flights are the fetches under way: at most one a key that new callers may join.
 //
-// golang.org/x/sync/singleflight runs them, one a key. By itself it would crash the process when a fetch
-// panics, leave everybody waiting after a Goexit, let a fetch that ignores its context block its key for
-// ever, and give a caller who asks after a Delete what was fetched before it. So each flight has a record
-// of its own, whose end is told to everybody who waits, whatever became of the fetch; and the records
-// are the in-process lease: a Delete or Set of a key voids its flight, and a voided one stores nothing.
+// They are what a Group of golang.org/x/sync/singleflight is, and what that is not. Its DoChan crashes the
+// process when a fetch panics, leaves everybody waiting after a Goexit, lets a fetch that ignores its
+// context block its key for ever, and gives a caller who asks after a Delete what was fetched before it. So
+// each flight has a record whose end is told to everybody who waits, whatever became of the fetch; and the
+// records are the in-process lease: a Delete or Set of a key voids its flight, and a voided one stores
+// nothing. With that, a Group beneath would be a second map of the same keys, at twice the cost of a miss;
+// docs/design.md has the figures.
 type flights[T any] struct {
 	flightRules
 	clock  *clock
+	crew   *crew
 	run    func(*flight[T]) // what a flight does; it must end it
 	lost   func()           // called when flights have ended by a fetch's failure, or by its time
 	seed   maphash.Seed
@@ -51,7 +52,6 @@ type flightShard[T any] struct {
 	ended atomic.Uint64
 
 	mu       sync.Mutex
-	group    singleflight.Group
 	joinable map[string]*flight[T] // the flight of each key that new callers join
 	filling  map[string]*flight[T] // the flight of each key that is storing its result
 	failures map[string]failure    // fetches that failed a short while ago; see cooldown.go
@@ -67,15 +67,15 @@ type flightShard[T any] struct {
 // flight is one fetch and those who wait for it.
 type flight[T any] struct {
 	request[T]
-	shard   *flightShard[T]
+	flights *flights[T]
 	context *flightContext // what the fetch runs under; a batch's flights share one
 	own     flightContext  // where context points to for a flight of its own
 	done    chan struct{}  // closed when result and err are set
 	result  Result[T]      // set before done is closed, not changed after
 	err     error
 
-	background bool     // nobody waits for it
-	lease      lease[T] // the right to fill the key
+	background bool      // nobody waits for it
+	lease      *lease[T] // the right to fill the key, where that is more than to be its flight
 
 	// Guarded by shard.mu.
 	void       bool          // what it fetches must not be stored
@@ -86,7 +86,7 @@ type flight[T any] struct {
 }
 
 func newFlights[T any](rules flightRules, clock *clock, run func(*flight[T]), lost func()) *flights[T] {
-	g := &flights[T]{flightRules: rules, clock: clock, run: run, lost: lost, seed: maphash.MakeSeed()}
+	g := &flights[T]{flightRules: rules, clock: clock, crew: newCrew(), run: run, lost: lost, seed: maphash.MakeSeed()}
 	for i := range g.shards {
 		g.shards[i].filling = make(map[string]*flight[T])
 		g.shards[i].joinable = make(map[string]*flight[T])
@@ -95,18 +95,19 @@ func newFlights[T any](rules flightRules, clock *clock, run func(*flight[T]), lo
 	return g
 }
 
+func (g *flights[T]) time() *clock { return g.clock }
+
 func (g *flights[T]) shard(key string) *flightShard[T] {
 	return &g.shards[maphash.String(g.seed, key)%flightShards]
 }
 
-// join returns the flight of q.key, and starts one if there is none. ctx lends the flight its values, and
-// tells whether the caller is a fetch itself: if that fetches the key, join returns ErrReentrant.
-func (g *flights[T]) join(ctx context.Context, q *request[T], background bool) (f *flight[T], started bool, err error) {
-	inside := flightOf(ctx)
+// join returns the flight of q.key, and starts one if there is none. ctx lends the flight its values.
+// inside is the fetch that the caller is, if it is one: if that fetches the key, join returns ErrReentrant.
+func (g *flights[T]) join(ctx context.Context, inside *flightContext, q *request[T], background bool) (f *flight[T], started bool, err error) {
 	if inside.runs(g, q.key) {
 		return nil, false, ErrReentrant
 	}
-	s := g.shard(q.key)
+	s := q.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -115,20 +116,19 @@ func (g *flights[T]) join(ctx context.Context, q *request[T], background bool) (
 	if f := s.joinable[q.key]; f != nil {
 		return f, false, nil
 	}
-	f = &flight[T]{request: *q, background: background, done: make(chan struct{})}
+	f = &flight[T]{flights: g, request: *q, background: background, done: make(chan struct{})}
 	f.context = &f.own
 	g.open(ctx, f.context, inside)
 	f.context.key = q.key
 	f.context.flights.Store(1)
 	g.addLocked(s, f)
-	// The group's own channel is not used: it stays silent after a Goexit, and until the fetch returns.
-	_ = s.group.DoChan(q.key, func() (any, error) { return nil, g.contain(f) })
+	g.crew.run(f)
 	return f, true, nil
 }
 
 // open makes c the context of a fetch that is started from within parent, or from none.
 func (g *flights[T]) open(ctx context.Context, c, parent *flightContext) {
-	c.values, c.owner, c.parent, c.clock = context.WithoutCancel(ctx), g, parent, g.clock
+	c.values, c.owner, c.parent = context.WithoutCancel(ctx), g, parent
 	c.ttl.Store(ttlUnset)
 	c.begun = g.clock.now()
 	c.deadline = never
@@ -139,7 +139,6 @@ func (g *flights[T]) open(ctx context.Context, c, parent *flightContext) {
 
 // addLocked makes f the flight of its key.
 func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
-	f.shard = s
 	f.void = s.fences[f.key] > 0 || s.clearing > 0
 	s.active.Add(1)
 	s.joinable[f.key] = f
@@ -154,18 +153,17 @@ func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
 	}
 }
 
-// contain runs the flight and sees to it that it ends: with a PanicError if run panics, with ErrGoexit
+// run runs the flight, on a goroutine of the crew, and sees to it that it ends: with a PanicError if run panics, with ErrGoexit
 // if it ends the goroutine.
-func (g *flights[T]) contain(f *flight[T]) error {
+func (f *flight[T]) run() {
 	returned := false
 	defer func() {
 		if !returned {
 			f.end(Result[T]{}, abnormal(recover()))
 		}
 	}()
-	g.run(f)
+	f.flights.run(f)
 	returned = true
-	return nil
 }
 
 // abnormal returns the error that stands for a function that did not return, given what recover returned.
@@ -188,7 +186,7 @@ type goexit struct{}
 // fail ends f with the error of its fetch, and remembers that for ErrorCooldown.
 func (g *flights[T]) fail(f *flight[T], err error) {
 	err = f.explain(err)
-	g.chill(f.key, err)
+	f.shard.chill(f.key, err, g.cooldown)
 	if f.end(Result[T]{}, err) && f.context.countsFailure() {
 		g.lost()
 	}
@@ -228,8 +226,13 @@ func (f *flight[T]) holds(giveUp func()) bool {
 	return !f.over
 }
 
-// endedSoFar counts the flights that have ended of the keys that share a shard with key.
-func (g *flights[T]) endedSoFar(key string) uint64 { return g.shard(key).ended.Load() }
+// held is the right to fill the key.
+func (f *flight[T]) held() lease[T] {
+	if f.lease != nil {
+		return *f.lease
+	}
+	return lease[T]{seen: f.found.entry}
+}
 
 // explain tells a fetch that gave up because its time was over from one that met another deadline.
 func (f *flight[T]) explain(err error) error {
@@ -242,7 +245,6 @@ func (f *flight[T]) explain(err error) error {
 // detachLocked makes the next caller of key start a flight of its own.
 func (s *flightShard[T]) detachLocked(key string) {
 	delete(s.joinable, key)
-	s.group.Forget(key)
 }
 
 func (s *flightShard[T]) unlinkLocked(f *flight[T]) {
@@ -314,6 +316,7 @@ func (g *flights[T]) close() {
 			f.end(Result[T]{}, ErrClosed)
 		}
 	}
+	g.crew.stop()
 }
 
 // underWay counts the flights that have not ended.
