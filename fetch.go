@@ -44,7 +44,6 @@ func Previous[T any](ctx context.Context) (value T, ok bool) {
 // one for every flight, need not grow.
 func (c *Client[T]) run(f *flight[T]) {
 	if f.background {
-		c.stats.refreshes.Add(1)
 		defer func() { <-c.refreshes }()
 	}
 	if c.opts.fetchContext != nil {
@@ -57,6 +56,9 @@ func (c *Client[T]) run(f *flight[T]) {
 		f.context.previous = f.found.entry
 	}
 	c.stats.fetches.Add(1)
+	if f.background {
+		c.stats.refreshes.Add(1)
+	}
 	var value T
 	var err error
 	returned := false
