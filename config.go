@@ -77,7 +77,9 @@ type Config struct {
 	StaleIfError time.Duration `json:"stale_if_error,omitempty" yaml:"stale_if_error"`
 
 	// RefreshAhead is the fraction of its ttl after which a value is refreshed in the background by the
-	// next caller, 0.8 say. From 0 to 1. Defaults to zero: never.
+	// next caller, 0.8 say. Where processes share values, the first of them does so a little earlier, at
+	// random and by about what the fetch takes, so that the others need not. From 0 to 1. Defaults to
+	// zero: never.
 	RefreshAhead float64 `json:"refresh_ahead,omitempty" yaml:"refresh_ahead"`
 
 	// SoftTimeout is how long a caller waits for a fetch when there is a stale value (within StaleFor or

@@ -450,7 +450,7 @@ func checkSoftTimeout(e *env) {
 }
 
 func checkSoftTimeoutPrompt(e *env) {
-	c := openStale(e, func(cfg *Config) { cfg.StaleIfError, cfg.SoftTimeout = time.Hour, 20 * time.Second })
+	c := openStale(e, func(cfg *Config) { cfg.StaleIfError, cfg.SoftTimeout = time.Hour, 20*time.Second })
 	s := serve("new")
 	if e.bubble {
 		s.inside = func(context.Context, string) { e.passInside(20*time.Second - time.Nanosecond) }

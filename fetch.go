@@ -3,7 +3,6 @@ package cacheaside
 import (
 	"context"
 	"errors"
-	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -269,14 +268,16 @@ func (c *Client[T]) entry(value T, ttl time.Duration, now int64, took time.Durat
 // early says how long before the end of its ttl a value should be refreshed. Where several processes keep
 // the same value, each adds a random part in proportion to what the fetch costs, so that one of them
 // refreshes it and the others find it refreshed: "Optimal Probabilistic Cache Stampede Prevention"
-// (Vattani, Chierichetti, Lowenstein, 2015), around RefreshAhead in the place of the end.
+// (Vattani, Chierichetti, Lowenstein, 2015), around RefreshAhead in the place of the end. Being early is
+// what makes it work: few processes draw much, while they all draw little. No draw is taken to lie before
+// half of RefreshAhead, or a fetch that takes as long as its ttl would be repeated without a pause.
 func (c *Client[T]) early(ttl, took time.Duration) time.Duration {
 	if c.cfg.RefreshAhead == 0 {
 		return 0
 	}
 	early := float64(ttl) * (1 - c.cfg.RefreshAhead)
 	if c.spread {
-		early -= float64(took) * -math.Log(1-rand.Float64())
+		early = min(early+float64(took)*rand.ExpFloat64(), float64(ttl)*(1-c.cfg.RefreshAhead/2))
 	}
 	return time.Duration(max(early, float64(time.Millisecond)))
 }
