@@ -153,9 +153,10 @@ func (a *aside[T]) read(ctx context.Context, key string) (string, error) {
 		return "", err
 	}
 	r := a.joinRead(o.Client, key)
+	data := ""
 	select {
 	case <-r.done:
-		err = r.err
+		data, err = r.data, r.err
 	case <-o.ctx.Done():
 		err = o.ctx.Err()
 	}
@@ -167,7 +168,7 @@ func (a *aside[T]) read(ctx context.Context, key string) (string, error) {
 		_ = a.conn.end(&o, nil) // nil
 		return "", errWrongType
 	}
-	return r.data, a.conn.end(&o, err)
+	return data, a.conn.end(&o, err)
 }
 
 // joinRead returns the read of key that is under way, and starts one if there is none. The read has no
