@@ -165,7 +165,22 @@ func (c Config) resolve() (Config, error) {
 	if err := checkName("Name", c.Name); err != nil {
 		return c, err
 	}
+	if err := c.Redis.checkAddrs(); err != nil {
+		return c, err
+	}
 	return c, c.checkNumbers()
+}
+
+func (r RedisConfig) checkAddrs() error {
+	for _, address := range r.Addrs {
+		switch {
+		case address == "":
+			return fieldError("Redis.Addrs", "with an empty address", "host:port, or the path of a unix socket")
+		case address[0] != '/' && strings.Contains(address, "@"):
+			return fieldError("Redis.Addrs", "with a user", "host:port; for a user there are Username and Password")
+		}
+	}
+	return nil
 }
 
 // maxNameBytes keeps a key with its prefix and name well below Redis' own limits.

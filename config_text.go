@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -177,7 +178,9 @@ func parseField(place any, text string) (err error) {
 	case *string:
 		*p = text
 	case *[]string:
-		*p = strings.Split(text, ",")
+		if *p = nil; text != "" {
+			*p = strings.Split(text, ",")
+		}
 	case *int:
 		if *p, err = strconv.Atoi(text); err != nil {
 			return errors.New("a whole number")
@@ -235,6 +238,10 @@ func (c Config) String() string {
 		c.Redis.Password = redacted
 	}
 	c.Redis.URL = redactURL(c.Redis.URL)
+	c.Redis.Addrs = slices.Clone(c.Redis.Addrs)
+	for i, address := range c.Redis.Addrs {
+		c.Redis.Addrs[i] = redactURL(address)
+	}
 	setDefault(&c.Backend, BackendMemory)
 	var b strings.Builder
 	b.WriteString(c.Backend + "://")
@@ -278,6 +285,9 @@ func (c *Config) UnmarshalText(text []byte) (err error) {
 // UnmarshalJSON reads an object whose names are those of the one-line form, with Redis' own under
 // "redis", and durations as text ("1m30s") or nanoseconds; or a string in the one-line form.
 func (c *Config) UnmarshalJSON(data []byte) error {
+	if string(data) == "null" { // by convention
+		return nil
+	}
 	var line string
 	if json.Unmarshal(data, &line) == nil {
 		return c.UnmarshalText([]byte(line))
@@ -330,9 +340,13 @@ func strictJSON(data []byte, v any) error {
 	return d.Decode(v)
 }
 
-// quote shows a value from outside in an error, shortened.
+// quote shows a value from outside in an error, shortened. What stands before an @ is hidden: a user part
+// that is not percent-encoded may come apart anywhere, and leave a piece of the password in any value.
 func quote(s string) string {
 	const most = 64
+	if at := strings.LastIndexByte(s, '@'); at >= 0 {
+		s = redacted + s[at:]
+	}
 	if len(s) > most {
 		s = s[:most] + "…"
 	}

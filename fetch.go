@@ -8,7 +8,8 @@ import (
 )
 
 // OverrideTTL makes the value that the fetch of ctx returns be kept for ttl in the place of the ttl that
-// its caller gave; zero or less: not at all. Outside of a fetch it does nothing.
+// its caller gave; zero or less: not at all. A caller who asked with a ttl of zero or less has asked that
+// nothing be kept, and that stays so. Outside of a fetch it does nothing.
 func OverrideTTL(ctx context.Context, ttl time.Duration) {
 	if f := flightOf(ctx); f != nil {
 		f.ttl.Store(max(int64(ttl), 0))
@@ -180,7 +181,7 @@ func (c *Client[T]) fetched(f *flightContext, err error) (now int64) {
 func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 	took := time.Duration(now - f.context.begun)
 	ttl := f.ttl
-	if override := f.context.ttl.Load(); override != ttlUnset {
+	if override := f.context.ttl.Load(); override != ttlUnset && ttl > 0 { // without a ttl there is no lease
 		ttl = time.Duration(override)
 	}
 	store := ttl > 0 && !f.context.skipStore.Load() && !f.failed

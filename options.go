@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 )
 
@@ -132,7 +133,7 @@ func WithFetchContext(derive func(context.Context) context.Context) Option {
 func typedOption[F any](name string, value any) (F, error) {
 	typed, ok := value.(F)
 	if !ok && value != nil {
-		return typed, fmt.Errorf("%w: %s is given a %T, allowed: %T", ErrInvalidConfig, name, value, typed)
+		return typed, fmt.Errorf("%w: %s is given a %T, allowed: %v", ErrInvalidConfig, name, value, reflect.TypeFor[F]())
 	}
 	return typed, nil
 }
