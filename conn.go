@@ -143,9 +143,13 @@ func (n *conn) close() {
 			(*c).Close()
 		}
 	}()
+	patience := closePatience
+	if n.client.Load() == nil {
+		patience = 0 // it is being made: nothing is under way
+	}
 	select {
 	case <-closed:
-	case <-time.After(closePatience):
+	case <-time.After(patience):
 	}
 	n.wires.close()
 	<-closed

@@ -155,30 +155,26 @@ func isRefusal(err error) bool {
 
 // ping is Health of a backend: whether Redis answers. It waits if the connection is being probed just now.
 func (n *conn) ping(ctx context.Context) error {
-	o, err := n.begin(ctx, true)
-	if err != nil {
+	return n.attempt(ctx, true, func(o *op) error {
+		err := o.Do(o.ctx, o.B().Ping().Build()).Error()
+		if isRefusal(err) {
+			return nil // an answer
+		}
 		return err
-	}
-	err = o.Do(o.ctx, o.B().Ping().Build()).Error()
-	if isRefusal(err) {
-		err = nil // an answer
-	}
-	return n.end(&o, err)
+	})
 }
 
 // works is Health of a cache: whether Redis serves keys that begin with prefix, and would take a value. It
 // writes none: SET with XX on a key that is not there has all it takes to be refused for want of memory, of
 // a disk, of a master or of a permission.
 func (n *conn) works(ctx context.Context, prefix string) error {
-	o, err := n.begin(ctx, true)
-	if err != nil {
-		return err
-	}
 	key := unusedKey(prefix)
-	for _, need := range needs[:2] {
-		if err = o.Do(o.ctx, need.build(o.B(), key)).Error(); err != nil && !rueidis.IsRedisNil(err) {
-			break
+	return n.attempt(ctx, true, func(o *op) error {
+		for _, need := range needs[:2] {
+			if err := o.Do(o.ctx, need.build(o.B(), key)).Error(); err != nil && !rueidis.IsRedisNil(err) {
+				return err
+			}
 		}
-	}
-	return n.end(&o, err)
+		return nil
+	})
 }

@@ -90,19 +90,19 @@ func (n *conn) end(o *op, err error) error {
 	return unavailable(err)
 }
 
-// send runs a command that may well arrive twice. If the connection is lost before the answer comes, it is
-// sent once more by the next connection, as far as OpTimeout allows: a Delete that does nothing because
-// Redis has just been restarted would be a nuisance.
-func (n *conn) send(ctx context.Context, patient bool, command func(rueidis.Builder) rueidis.Completed) error {
+// attempt runs an operation that may well be done twice. With patient, if the connection is lost before the
+// answer comes, it is done once more by the next connection, as far as OpTimeout allows: a Delete that fails
+// only because Redis has just been restarted would be a nuisance.
+func (n *conn) attempt(ctx context.Context, patient bool, do func(*op) error) error {
 	o, err := n.begin(ctx, patient)
 	if err != nil {
 		return err
 	}
-	err = o.Do(o.ctx, command(o.B())).Error()
+	err = do(&o)
 	if patient && isLost(err) && !n.closing.Load() {
 		n.breaker.trip(err)
 		if n.breaker.wait(o.ctx, true) == nil {
-			err = o.Do(o.ctx, command(o.B())).Error()
+			err = do(&o)
 		}
 	}
 	return n.end(&o, err)

@@ -92,7 +92,7 @@ func setClientDefaults(o *rueidis.ClientOption) {
 	setDefault(&o.Dialer.Timeout, dialTimeout)
 	setDefault(&o.Dialer.KeepAlive, keepAlive)
 	// The client's own retry would wait behind somebody else's dial, without regard to the caller's
-	// context, and without an end if that has no deadline. See conn.send for ours.
+	// context, and without an end if that has no deadline. See conn.attempt for ours.
 	o.DisableRetry = true
 	if o.Sentinel.MasterSet != "" {
 		o.Sentinel.Dialer, o.Sentinel.TLSConfig = o.Dialer, o.TLSConfig

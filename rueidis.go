@@ -117,18 +117,18 @@ func (r *remote[T]) write(ctx context.Context, key string, e *entry[T], took tim
 		return err
 	}
 	value := rueidis.BinaryString(data)
-	return r.conn.send(ctx, patient, func(b rueidis.Builder) rueidis.Completed {
-		set := b.Set().Key(k).Value(value)
+	return r.conn.attempt(ctx, patient, func(o *op) error {
+		set := o.B().Set().Key(k).Value(value)
 		if ms, ok := r.form.millisecondsLeft(e); ok {
-			return set.PxMilliseconds(ms).Build()
+			return o.Do(o.ctx, set.PxMilliseconds(ms).Build()).Error()
 		}
-		return set.Build()
+		return o.Do(o.ctx, set.Build()).Error()
 	})
 }
 
 func (r *remote[T]) delete(ctx context.Context, key string) error {
 	k := r.redisKey(key)
-	return r.conn.send(ctx, true, func(b rueidis.Builder) rueidis.Completed { return b.Del().Key(k).Build() })
+	return r.conn.attempt(ctx, true, func(o *op) error { return o.Do(o.ctx, o.B().Del().Key(k).Build()).Error() })
 }
 
 // clear walks the keys of this cache by SCAN, on every node, which does not block the server.

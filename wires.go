@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // dialFunc dials a node, as rueidis asks for it.
@@ -58,7 +59,7 @@ func (ws *wires) watch(dial dialFunc, lost func()) dialFunc {
 	return func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
 		ws.unsettled.Add(1)
 		settle := sync.OnceFunc(func() { ws.unsettled.Add(-1) })
-		ctx, cancel := ws.bound(ctx)
+		ctx, cancel := ws.bound(ctx, dialer.Timeout)
 		defer cancel()
 		c, err := dial(ctx, address, dialer, config)
 		if err != nil {
@@ -91,9 +92,10 @@ func dialAddress(ctx context.Context, address string, dialer *net.Dialer, config
 	return d.DialContext(ctx, network, address)
 }
 
-// bound returns a context that ends when ctx does, or the client is closed.
-func (ws *wires) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
+// bound returns a context that ends when ctx does, after the timeout, or when the client is closed. A dialer
+// of the user's might forget the timeout.
+func (ws *wires) bound(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	if ws.ctx == nil {
