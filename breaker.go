@@ -10,16 +10,21 @@ import (
 // breaker keeps callers from waiting for a backend that is down. It opens at the first failure, since it
 // costs little to be wrong: a probe begins at once, and closes it as soon as the backend answers.
 type breaker struct {
-	probe  func(context.Context) error
+	// probe asks whether the backend answers. If it is brisk, it takes no longer than an operation may:
+	// one that had begun before the breaker opened may be waiting behind it.
+	probe  func(ctx context.Context, brisk bool) error
 	events func(Event)
 	down   atomic.Bool
+
+	ctx     context.Context // ends when stop is called, and with it the probing
+	cancel  context.CancelFunc
+	probing sync.WaitGroup // the goroutines; raised under mu, unless stopped
 
 	mu      sync.Mutex
 	err     error         // why it is down
 	round   chan struct{} // closed when the probe under way has an answer; nil if it is up
+	asking  bool          // a suspicion is being looked into
 	stopped bool
-	cancel  context.CancelFunc // ends the probing
-	done    chan struct{}      // closed when the probing has ended
 }
 
 // The pause between probes grows from one to the other.
@@ -28,8 +33,10 @@ const (
 	maxProbePause = 500 * time.Millisecond
 )
 
-func newBreaker(probe func(context.Context) error, events func(Event)) *breaker {
-	return &breaker{probe: probe, events: events}
+func newBreaker(probe func(ctx context.Context, brisk bool) error, events func(Event)) *breaker {
+	b := &breaker{probe: probe, events: events}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	return b
 }
 
 func (b *breaker) isDown() bool { return b.down.Load() }
@@ -38,6 +45,7 @@ func (b *breaker) isDown() bool { return b.down.Load() }
 func (b *breaker) trip(err error) {
 	if b.open(err) {
 		b.events(Event{Kind: EventBackendDown, Err: err})
+		go b.heal() // stop ends it
 	}
 }
 
@@ -49,23 +57,48 @@ func (b *breaker) open(err error) bool {
 	}
 	b.err, b.round = err, make(chan struct{})
 	b.down.Store(true)
-	ctx, cancel := context.WithCancel(context.Background())
-	b.cancel, b.done = cancel, make(chan struct{})
-	go b.heal(ctx, b.done) // stop ends it
+	b.probing.Add(1)
 	return true
 }
 
+// suspect has the backend asked whether it is there, and opens the breaker only if it does not answer:
+// that callers give up is their own affair as long as it does.
+func (b *breaker) suspect() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.asking || b.stopped || b.down.Load() {
+		return
+	}
+	b.asking = true
+	b.probing.Add(1)
+	go func() { // stop ends it
+		defer b.probing.Done()
+		err := b.probe(b.ctx, true)
+		b.mu.Lock()
+		b.asking = false
+		b.mu.Unlock()
+		if err != nil {
+			b.trip(err)
+		}
+	}()
+}
+
 // heal probes until the backend answers.
-func (b *breaker) heal(ctx context.Context, done chan<- struct{}) {
-	defer close(done)
+func (b *breaker) heal() {
+	defer b.probing.Done()
+	brisk := true
 	for pause := minProbePause; ; pause = min(2*pause, maxProbePause) {
-		if b.answered(b.probe(ctx)) {
-			b.events(Event{Kind: EventBackendUp})
+		err := b.probe(b.ctx, brisk)
+		if err == nil {
+			b.events(Event{Kind: EventBackendUp}) // before the next failure can be reported
+		}
+		if b.answered(err) {
 			return
 		}
+		brisk = false
 		select {
 		case <-time.After(pause):
-		case <-ctx.Done():
+		case <-b.ctx.Done():
 			return
 		}
 	}
@@ -78,7 +111,6 @@ func (b *breaker) answered(err error) (up bool) {
 	close(b.round)
 	if err == nil {
 		b.err, b.round = nil, nil
-		b.cancel()
 		b.down.Store(false)
 		return true
 	}
@@ -86,30 +118,22 @@ func (b *breaker) answered(err error) (up bool) {
 	return false
 }
 
-// wait returns nil when the backend is up, and ErrUnavailable with the cause when it is not. With patient
-// it waits, as long as ctx and limit allow, for the outcome of the probe that is under way.
-func (b *breaker) wait(ctx context.Context, patient bool, limit time.Duration) error {
+// wait returns nil when the backend is up, and why it is not otherwise. With patient it waits for the
+// outcome of the probe that is under way, unless ctx ends before.
+func (b *breaker) wait(ctx context.Context, patient bool) error {
 	b.mu.Lock()
 	round, err := b.round, b.err
 	b.mu.Unlock()
-	if round == nil {
-		return nil
+	if round == nil || !patient {
+		return err
 	}
-	if !patient {
-		return unavailable(err)
-	}
-	t := time.NewTimer(limit)
-	defer t.Stop()
 	select {
 	case <-round:
-		if err := b.cause(); err != nil {
-			return unavailable(err)
-		}
-		return nil
-	case <-t.C:
-		return unavailable(err)
+		return b.cause()
 	case <-ctx.Done():
-		return ctx.Err()
+		return err
+	case <-b.ctx.Done():
+		return err
 	}
 }
 
@@ -120,14 +144,10 @@ func (b *breaker) cause() error {
 	return b.err
 }
 
-// stop ends the probing for good. The channel that it returns is closed when it has ended; nil if there
-// was none.
-func (b *breaker) stop() <-chan struct{} {
+// stop ends the probing for good. It does not wait for that; the caller does, by probing.
+func (b *breaker) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.stopped = true
-	if b.cancel != nil {
-		b.cancel()
-	}
-	return b.done
+	b.cancel()
 }

@@ -116,23 +116,19 @@ func (r *remote[T]) write(ctx context.Context, key string, e *entry[T], took tim
 	if err != nil {
 		return err
 	}
-	o, err := r.conn.begin(ctx, patient)
-	if err != nil {
-		return err
-	}
-	set := o.B().Set().Key(k).Value(rueidis.BinaryString(data))
-	if ms, ok := r.form.millisecondsLeft(e); ok {
-		return r.conn.end(&o, o.Do(o.ctx, set.PxMilliseconds(ms).Build().ToRetryable()).Error())
-	}
-	return r.conn.end(&o, o.Do(o.ctx, set.Build().ToRetryable()).Error())
+	value := rueidis.BinaryString(data)
+	return r.conn.attempt(ctx, patient, func(o *op) error {
+		set := o.B().Set().Key(k).Value(value)
+		if ms, ok := r.form.millisecondsLeft(e); ok {
+			return o.Do(o.ctx, set.PxMilliseconds(ms).Build()).Error()
+		}
+		return o.Do(o.ctx, set.Build()).Error()
+	})
 }
 
 func (r *remote[T]) delete(ctx context.Context, key string) error {
-	o, err := r.conn.begin(ctx, true)
-	if err != nil {
-		return err
-	}
-	return r.conn.end(&o, o.Do(o.ctx, o.B().Del().Key(r.redisKey(key)).Build().ToRetryable()).Error())
+	k := r.redisKey(key)
+	return r.conn.attempt(ctx, true, func(o *op) error { return o.Do(o.ctx, o.B().Del().Key(k).Build()).Error() })
 }
 
 // clear walks the keys of this cache by SCAN, on every node, which does not block the server.
@@ -199,7 +195,7 @@ func globEscape(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`).Replace(s)
 }
 
-func (r *remote[T]) ping(ctx context.Context) error { return r.conn.ping(ctx) }
+func (r *remote[T]) ping(ctx context.Context) error { return r.conn.works(ctx, r.name) }
 
 func (r *remote[T]) figures() (entries int, evictions, expirations uint64) { return 0, 0, 0 }
 

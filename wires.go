@@ -6,6 +6,8 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // dialFunc dials a node, as rueidis asks for it.
@@ -15,15 +17,31 @@ type dialFunc func(ctx context.Context, address string, dialer *net.Dialer, conf
 // begun on one that is gone, to wait behind another's dial, which no context bounds; and they can be
 // closed from outside, when the client waits for a server that does not answer.
 type wires struct {
+	unsettled atomic.Int32 // connections that are being made, up to the first byte that comes
+
 	mu     sync.Mutex
 	open   map[*wire]struct{}
 	closed bool
+	ctx    context.Context // of dials; made with the first, ends with close
+	cancel context.CancelFunc
 }
 
 type wire struct {
 	net.Conn
-	once sync.Once
-	gone func()
+	settle func() // idempotent
+	spoken atomic.Bool
+	once   sync.Once
+	gone   func()
+}
+
+// Read notes the first byte: until then, the client may be waiting for the answer to its greeting.
+func (w *wire) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	if n > 0 && !w.spoken.Load() {
+		w.spoken.Store(true)
+		w.settle()
+	}
+	return n, err
 }
 
 // Close calls gone once, before it closes the connection.
@@ -39,16 +57,23 @@ func (ws *wires) watch(dial dialFunc, lost func()) dialFunc {
 		dial = dialAddress
 	}
 	return func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
+		ws.unsettled.Add(1)
+		settle := sync.OnceFunc(func() { ws.unsettled.Add(-1) })
+		ctx, cancel := ws.bound(ctx, dialer.Timeout)
+		defer cancel()
 		c, err := dial(ctx, address, dialer, config)
 		if err != nil {
+			settle()
 			return nil, err
 		}
-		w := &wire{Conn: c}
+		w := &wire{Conn: c, settle: settle}
 		w.gone = func() {
+			settle()
 			ws.remove(w)
 			lost()
 		}
 		if !ws.add(w) {
+			settle()
 			return nil, ErrClosed
 		}
 		return w, nil
@@ -65,6 +90,25 @@ func dialAddress(ctx context.Context, address string, dialer *net.Dialer, config
 	}
 	d := tls.Dialer{NetDialer: dialer, Config: config}
 	return d.DialContext(ctx, network, address)
+}
+
+// bound returns a context that ends when ctx does, after the timeout, or when the client is closed. A dialer
+// of the user's might forget the timeout.
+func (ws *wires) bound(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if ws.ctx == nil {
+		ws.ctx, ws.cancel = context.WithCancel(context.Background())
+		if ws.closed {
+			ws.cancel()
+		}
+	}
+	stop := context.AfterFunc(ws.ctx, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
 }
 
 // add notes a connection, or closes it if the client is being closed.
@@ -88,10 +132,13 @@ func (ws *wires) remove(w *wire) {
 	delete(ws.open, w)
 }
 
-// close closes every connection, and lets none be opened.
+// close closes every connection, ends the dials under way, and lets none be opened.
 func (ws *wires) close() {
 	ws.mu.Lock()
 	ws.closed = true
+	if ws.cancel != nil {
+		ws.cancel()
+	}
 	open := make([]*wire, 0, len(ws.open))
 	for w := range ws.open {
 		open = append(open, w)

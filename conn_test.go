@@ -1,0 +1,320 @@
+package cacheaside
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cacheaside/cacheaside/internal/redistest"
+)
+
+// withSlowDetection makes the client take long to notice that a server is silent, so that what does not
+// wait for that is told from what does.
+func withSlowDetection() Option {
+	return WithRueidisOption(func(o *rueidis.ClientOption) {
+		o.ConnWriteTimeout, o.Dialer.Timeout = time.Minute, time.Minute
+	})
+}
+
+// openOn opens a cache on a server, or on what is in front of it.
+func openOn(t *testing.T, server *redistest.Server, addr, backend string, opTimeout time.Duration, opts ...Option) *Client[string] {
+	t.Helper()
+	cfg, err := ParseConfig(server.URL(backend))
+	require.NoError(t, err)
+	cfg.Redis.Addrs, cfg.OpTimeout = []string{addr}, opTimeout
+	c, err := Open[string](t.Context(), cfg, opts...)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
+}
+
+func onBothRedisBackends(t *testing.T, test func(t *testing.T, backend string)) {
+	redistest.Require(t)
+	for _, backend := range []string{BackendRueidis, BackendRueidisAside} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			test(t, backend)
+		})
+	}
+}
+
+func TestMoreCallersThanTheQueueHoldsLeaveAFrozenServerInTime(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		server := redistest.Start(t)
+		c := openOn(t, server, server.Addr(), backend, 200*time.Millisecond, withSlowDetection())
+		server.Freeze()
+		begun := time.Now()
+		var callers sync.WaitGroup
+		var wrong atomic.Int64
+		for i := range 3000 {
+			callers.Go(func() {
+				k := strconv.Itoa(i)
+				if v, err := c.GetWithFetch(context.Background(), k, time.Minute, serve(k).fetch); err != nil || v != k {
+					wrong.Add(1)
+				}
+			})
+		}
+		callers.Wait()
+		t.Logf("3000 callers returned within %v", time.Since(begun).Round(time.Millisecond))
+		require.Zero(t, wrong.Load())
+		require.Less(t, time.Since(begun), hang)
+		server.Thaw()
+	})
+}
+
+func TestCallersWithShortDeadlinesLeaveAFrozenServerInTime(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		server := redistest.Start(t)
+		seen := newWatcher()
+		c := openOn(t, server, server.Addr(), backend, 2*time.Second, withSlowDetection(), WithObserver(seen))
+		server.Freeze()
+		var callers sync.WaitGroup
+		var worst atomic.Int64
+		for g := range 100 {
+			callers.Go(func() {
+				for i := range 30 { // together three times what the queue holds
+					ctx, cancel := context.WithTimeout(context.Background(), 2*time.Millisecond)
+					begun := time.Now()
+					_, _ = c.Get(ctx, strconv.Itoa(100*i+g))
+					for took := int64(time.Since(begun)); ; {
+						old := worst.Load()
+						if took <= old || worst.CompareAndSwap(old, took) {
+							break
+						}
+					}
+					cancel()
+				}
+			})
+		}
+		callers.Wait()
+		t.Logf("deadline 2ms: the worst of 3000 callers took %v", time.Duration(worst.Load()).Round(time.Millisecond))
+		require.Less(t, time.Duration(worst.Load()), hang)
+		require.Eventually(t, func() bool { return seen.count(EventBackendDown) > 0 }, healing, time.Millisecond,
+			"that nobody gets an answer is noticed, though nobody waits for OpTimeout")
+		server.Thaw()
+		require.Eventually(t, func() bool { return c.Health(context.Background()) == nil }, healing, time.Millisecond)
+	})
+}
+
+func TestACallersCancellationIsNoOutage(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		server := redistest.Start(t)
+		proxy := redistest.NewProxy(t, server.Addr())
+		seen := newWatcher()
+		c := openOn(t, server, proxy.Addr(), backend, 3*time.Second, WithObserver(seen))
+		require.NoError(t, c.Set(t.Context(), key, "v", time.Minute))
+		proxy.Delay(200 * time.Millisecond)
+		for range 10 {
+			ctx, cancel := context.WithCancel(context.Background())
+			time.AfterFunc(2*suspectAfter, cancel)
+			_, err := c.Get(ctx, key)
+			require.ErrorIs(t, err, context.Canceled)
+			require.NotErrorIs(t, err, ErrUnavailable)
+			ctx, cancel = context.WithTimeout(context.Background(), 10*time.Millisecond)
+			require.ErrorIs(t, c.Set(ctx, key, "v", time.Minute), context.DeadlineExceeded)
+			cancel()
+			ctx, cancel = context.WithCancel(context.Background())
+			cancel()
+			require.ErrorIs(t, c.Delete(ctx, key), context.Canceled)
+		}
+		proxy.Delay(0)
+		require.Eventually(t, func() bool { return c.Health(context.Background()) == nil }, healing, time.Millisecond)
+		require.Zero(t, seen.count(EventBackendDown))
+		require.Zero(t, seen.count(EventBackendError))
+		require.Zero(t, c.Stats().BackendErrors)
+	})
+}
+
+func TestSetAndDeleteSurviveALostConnection(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		server := redistest.Start(t)
+		proxy := redistest.NewProxy(t, server.Addr())
+		c := openOn(t, server, proxy.Addr(), backend, 3*time.Second)
+		for i := range 10 {
+			v := strconv.Itoa(i)
+			proxy.CutAfter(0)
+			require.NoError(t, c.Set(context.Background(), key, v, time.Minute))
+			got, err := c.GetWithFetch(context.Background(), key, time.Minute, serve(v).fetch)
+			require.NoError(t, err)
+			require.Equal(t, v, got)
+			proxy.CutAfter(2)
+			require.NoError(t, c.Delete(context.Background(), key))
+			stored, err := server.Command("EXISTS", "cache:default:"+key)
+			require.NoError(t, err)
+			require.Zero(t, stored)
+			proxy.CutAll()
+			require.NoError(t, c.Health(context.Background()))
+		}
+	})
+}
+
+func TestCloseEndsADialUnderWay(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		dialing := make(chan struct{}, 100)
+		never := func(ctx context.Context, _ string, _ *net.Dialer, _ *tls.Config) (net.Conn, error) {
+			dialing <- struct{}{}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		c, err := Open[string](ctx, Config{Backend: backend}, withSlowDetection(),
+			WithRueidisOption(func(o *rueidis.ClientOption) { o.DialCtxFn = never }))
+		require.NoError(t, err, "not being there in time is no error")
+		<-dialing
+		v, err := c.GetWithFetch(context.Background(), key, time.Minute, serve("v").fetch)
+		require.NoError(t, err)
+		require.Equal(t, "v", v)
+		require.ErrorIs(t, c.Set(context.Background(), key, "v", time.Minute), ErrUnavailable)
+		begun := time.Now()
+		require.NoError(t, c.Close())
+		require.Less(t, time.Since(begun), hang)
+	})
+}
+
+func TestOpenEndsWhenItsContextIsCancelled(t *testing.T) {
+	never := func(ctx context.Context, _ string, _ *net.Dialer, _ *tls.Config) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	_, err := NewRueidis[string](ctx, Config{}, withSlowDetection(),
+		WithRueidisOption(func(o *rueidis.ClientOption) { o.DialCtxFn = never }))
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestCloseInAFrozenServerEndsSoon(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		server := redistest.Start(t)
+		c := openOn(t, server, server.Addr(), backend, time.Minute, withSlowDetection())
+		server.Freeze()
+		var callers sync.WaitGroup
+		for range 10 {
+			callers.Go(func() { _, _ = c.Get(context.Background(), key) })
+			callers.Go(func() { _ = c.Set(context.Background(), key, "v", time.Minute) })
+		}
+		require.Eventually(t, func() bool { return busy(c) > 0 }, healing, time.Millisecond)
+		begun := time.Now()
+		require.NoError(t, c.Close())
+		callers.Wait()
+		t.Logf("closed within %v", time.Since(begun).Round(time.Millisecond))
+		require.Less(t, time.Since(begun), hang)
+		server.Thaw()
+	})
+}
+
+func TestBreakerProbesUntilTheBackendAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := errors.New("down")
+		var answer atomic.Pointer[error]
+		answer.Store(&down)
+		var probes, brisk atomic.Int64
+		seen := newWatcher()
+		b := newBreaker(func(_ context.Context, isBrisk bool) error {
+			probes.Add(1)
+			if isBrisk {
+				brisk.Add(1)
+			}
+			return *answer.Load()
+		}, seen.Observe)
+		require.NoError(t, b.wait(t.Context(), true))
+		b.trip(down)
+		b.trip(errors.New("another"))
+		require.True(t, b.isDown())
+		require.ErrorIs(t, b.wait(t.Context(), false), down)
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 1, brisk.Load(), "only the first probe may stand in an operation's way")
+		require.InDelta(t, 120, probes.Load(), 20, "two a second")
+		require.ErrorIs(t, b.wait(t.Context(), true), down)
+		var up error
+		answer.Store(&up)
+		require.NoError(t, b.wait(t.Context(), true))
+		synctest.Wait()
+		require.False(t, b.isDown())
+		require.Equal(t, 1, seen.count(EventBackendDown))
+		require.Equal(t, 1, seen.count(EventBackendUp))
+		b.stop()
+		b.probing.Wait()
+	})
+}
+
+func TestASuspicionOpensTheBreakerOnlyIfItIsTrue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var fails atomic.Bool
+		seen := newWatcher()
+		b := newBreaker(func(context.Context, bool) error {
+			if fails.Load() {
+				return errConnectionLost
+			}
+			return nil
+		}, seen.Observe)
+		b.suspect()
+		synctest.Wait()
+		require.False(t, b.isDown())
+		require.Empty(t, seen.kinds)
+		fails.Store(true)
+		b.suspect()
+		synctest.Wait()
+		require.True(t, b.isDown())
+		require.Equal(t, 1, seen.count(EventBackendDown))
+		b.stop()
+		b.probing.Wait()
+		b.suspect()
+		b.trip(errConnectionLost)
+		require.Equal(t, 1, seen.count(EventBackendDown), "nothing is reported after stop")
+	})
+}
+
+func TestOperationsOfASliceOfTimeShareADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOpTimeouts(800 * time.Millisecond)
+		first, cancel := o.bound(context.Background(), time.Now())
+		require.Nil(t, cancel)
+		deadline, ok := first.Deadline()
+		require.True(t, ok)
+		require.Equal(t, 800*time.Millisecond, time.Until(deadline))
+		time.Sleep(99 * time.Millisecond)
+		second, _ := o.bound(context.Background(), time.Now())
+		require.Same(t, first, second)
+		time.Sleep(time.Millisecond)
+		third, _ := o.bound(context.Background(), time.Now())
+		require.NotSame(t, first, third)
+
+		short, cancelShort := context.WithTimeout(context.Background(), time.Millisecond)
+		defer cancelShort()
+		same, cancel := o.bound(short, time.Now())
+		require.Nil(t, cancel)
+		require.Equal(t, short, same, "what ends earlier is taken as it is")
+		long, cancelLong := context.WithTimeout(context.Background(), time.Hour)
+		bounded, cancel := o.bound(long, time.Now())
+		defer cancel()
+		deadline, _ = bounded.Deadline()
+		require.Equal(t, 800*time.Millisecond, time.Until(deadline))
+		cancelLong()
+		<-bounded.Done()
+		time.Sleep(time.Second)
+		require.Error(t, first.Err())
+	})
+}
+
+// busy counts the operations under way on a cache's connection.
+func busy(c *Client[string]) int64 {
+	switch s := c.store.(type) {
+	case *remote[string]:
+		return s.conn.load.underWay.Load()
+	case *aside[string]:
+		return s.conn.load.underWay.Load()
+	}
+	return 0
+}

@@ -1,0 +1,180 @@
+package cacheaside
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+
+	"github.com/redis/rueidis"
+)
+
+// What goes wrong when a program first reaches Redis is most often a mistake in its configuration. This
+// file finds out which, so that it is told at the start, and not as a cache that never holds anything.
+
+var (
+	errSpeaksTLS   = errors.New("the server speaks TLS, which is not configured (Redis.TLS, or a rediss:// URL)")
+	errSpeaksPlain = errors.New("TLS is configured (Redis.TLS, or a rediss:// URL), but the server does not speak it")
+)
+
+// firstContact makes the client, and looks for the reason if Redis does not answer properly.
+func (n *conn) firstContact() error {
+	err := n.makeClient()
+	if _, ok := rueidis.IsRedisErr(err); ok || err == nil || errors.Is(err, syscall.ECONNREFUSED) || n.closing.Load() {
+		return err
+	}
+	for _, address := range n.option.InitAddress {
+		if mismatch := n.mismatch(address); mismatch != nil {
+			return fmt.Errorf("%s: %w", address, mismatch)
+		}
+	}
+	return err
+}
+
+// mismatch looks whether a server speaks TLS and we do not, or the other way round. It sends nothing that
+// is secret.
+func (n *conn) mismatch(address string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	dialer := n.option.Dialer
+	c, err := n.option.DialCtxFn(ctx, address, &dialer, nil)
+	if err != nil {
+		return nil // it is down, then
+	}
+	defer c.Close()
+	deadline, _ := ctx.Deadline()
+	if c.SetDeadline(deadline) != nil {
+		return nil
+	}
+	if n.option.TLSConfig != nil {
+		if greets(c) {
+			return errSpeaksPlain
+		}
+		return nil
+	}
+	// Nothing is sent but the handshake, so that it does not matter who the server is.
+	err = tls.Client(c, &tls.Config{InsecureSkipVerify: true}).HandshakeContext(ctx) //nolint:gosec // see above
+	var alert tls.AlertError
+	if err == nil || errors.As(err, &alert) {
+		return errSpeaksTLS
+	}
+	return nil
+}
+
+// greets reports whether a server answers a PING in the clear, be it by an error.
+func greets(c net.Conn) bool {
+	if _, err := c.Write([]byte("PING\r\n")); err != nil {
+		return false
+	}
+	first := make([]byte, 1)
+	n, _ := c.Read(first)
+	return n == 1 && (first[0] == '+' || first[0] == '-')
+}
+
+// explain says what a hopeless error means.
+func (n *conn) explain(err error) error {
+	text := err.Error()
+	switch {
+	case errors.Is(err, rueidis.ErrNoCache):
+		return fmt.Errorf("%w: the backend rueidis-aside needs Redis 6 or newer with RESP3, and a user that may call CLIENT TRACKING; without them use rueidis: %w", ErrInvalidConfig, err)
+	case errors.Is(err, errSpeaksTLS), errors.Is(err, errSpeaksPlain):
+		return fmt.Errorf("%w: %w", ErrInvalidConfig, err)
+	case strings.Contains(text, "DB index is out of range"), strings.Contains(text, "SELECT is not allowed"):
+		return fmt.Errorf("%w: Redis.DB is %d: %w", ErrInvalidConfig, n.option.SelectDB, err)
+	case strings.HasPrefix(text, "WRONGPASS"):
+		user := n.option.Username
+		if user == "" {
+			user = "default"
+		}
+		return fmt.Errorf("%w: Redis does not know user %q with this password: %w", ErrInvalidConfig, user, err)
+	case strings.HasPrefix(text, "NOAUTH"):
+		return fmt.Errorf("%w: Redis wants a password, and none is configured: %w", ErrInvalidConfig, err)
+	case rueidis.IsRedisNil(err):
+		return fmt.Errorf("%w: Redis.SentinelMaster is %q, which the sentinels do not know", ErrInvalidConfig, n.option.Sentinel.MasterSet)
+	}
+	return fmt.Errorf("cacheaside: connecting to Redis: %w", err)
+}
+
+// need is a command that a backend sends, and how to find out whether it may, without changing anything:
+// key is one that nobody uses.
+type need struct {
+	what  string
+	build func(b rueidis.Builder, key string) rueidis.Completed
+}
+
+// needs of every backend that keeps values in Redis.
+var needs = []need{
+	{"GET", func(b rueidis.Builder, key string) rueidis.Completed { return b.Get().Key(key).Build() }},
+	{"SET", func(b rueidis.Builder, key string) rueidis.Completed {
+		return b.Set().Key(key).Value("").Xx().PxMilliseconds(1).Build()
+	}},
+	{"DEL", func(b rueidis.Builder, key string) rueidis.Completed { return b.Del().Key(key).Build() }},
+}
+
+// unusedKey returns a key that begins with prefix and that nobody uses.
+func unusedKey(prefix string) string { return prefix + "cacheaside-check-" + rand.Text() }
+
+// permitted asks Redis whether this user may do what is needed with keys that begin with prefix, and returns
+// the refusal. It changes nothing. That Redis does not answer, or cannot do it at present, is no refusal.
+func (n *conn) permitted(ctx context.Context, prefix string, needs []need) error {
+	o, err := n.begin(ctx, false)
+	if err != nil {
+		return nil
+	}
+	key := unusedKey(prefix)
+	commands := make(rueidis.Commands, len(needs))
+	for i, need := range needs {
+		commands[i] = need.build(o.B(), key)
+	}
+	var refused, other error
+	for i, reply := range o.DoMulti(o.ctx, commands...) {
+		err := reply.Error()
+		if refused == nil && isRefusal(err) {
+			refused = fmt.Errorf("%w: the user of Redis may not call %s on keys %s*: %w", ErrInvalidConfig, needs[i].what, prefix, err)
+		} else if _, ok := rueidis.IsRedisErr(err); !ok && err != nil {
+			other = err
+		}
+	}
+	if other != nil {
+		_ = n.end(&o, other) // counted when it is met again
+		return nil
+	}
+	_ = n.end(&o, nil) // nil
+	return refused
+}
+
+// isRefusal reports whether a reply says that the user may not do this, by itself or within a script.
+func isRefusal(err error) bool {
+	re, ok := rueidis.IsRedisErr(err)
+	return ok && (strings.HasPrefix(re.Error(), "NOPERM") || strings.Contains(re.Error(), "The user executing the script"))
+}
+
+// ping is Health of a backend: whether Redis answers. It waits if the connection is being probed just now.
+func (n *conn) ping(ctx context.Context) error {
+	return n.attempt(ctx, true, func(o *op) error {
+		err := o.Do(o.ctx, o.B().Ping().Build()).Error()
+		if isRefusal(err) {
+			return nil // an answer
+		}
+		return err
+	})
+}
+
+// works is Health of a cache: whether Redis serves keys that begin with prefix, and would take a value. It
+// writes none: SET with XX on a key that is not there has all it takes to be refused for want of memory, of
+// a disk, of a master or of a permission.
+func (n *conn) works(ctx context.Context, prefix string) error {
+	key := unusedKey(prefix)
+	return n.attempt(ctx, true, func(o *op) error {
+		for _, need := range needs[:2] {
+			if err := o.Do(o.ctx, need.build(o.B(), key)).Error(); err != nil && !rueidis.IsRedisNil(err) {
+				return err
+			}
+		}
+		return nil
+	})
+}

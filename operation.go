@@ -1,0 +1,171 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// op is one operation under way.
+type op struct {
+	rueidis.Client
+	ctx    context.Context // ends at OpTimeout, or with the caller's
+	cancel context.CancelFunc
+	caller context.Context
+	begun  time.Time
+}
+
+// begin begins an operation for the caller with this context; end must follow unless it returns an error.
+// With patient, it waits for a connection that is being restored. All of it, until end, takes no longer
+// than OpTimeout.
+func (n *conn) begin(ctx context.Context, patient bool) (op, error) {
+	o := op{caller: ctx, begun: time.Now()}
+	o.ctx, o.cancel = n.timeouts.bound(ctx, o.begun)
+	if err := n.ready(&o, patient); err != nil {
+		o.release()
+		return op{}, err
+	}
+	if n.load.begin(o.begun) || n.wires.unsettled.Load() > 0 {
+		o.Client = leavable{o.Client}
+	}
+	return o, nil
+}
+
+// ready gives o a client, unless it is known that Redis does not answer.
+func (n *conn) ready(o *op, patient bool) error {
+	if n.breaker.isDown() {
+		if err := n.breaker.wait(o.ctx, patient); err != nil {
+			if gone := o.callerGone(o.ctx.Err()); gone != nil {
+				return gone
+			}
+			if n.closing.Load() {
+				return ErrClosed
+			}
+			return unavailable(err)
+		}
+	}
+	c := n.client.Load()
+	switch {
+	case n.closing.Load():
+		return ErrClosed
+	case c == nil:
+		return unavailable(errConnectionLost)
+	}
+	o.Client = *c
+	return nil
+}
+
+// end ends an operation with the error that it got. The caller's context counts first; a reply that is an
+// error is an answer, unless it says that Redis is not ready to answer anything; and anything else means
+// that the connection is to be probed before it is used again.
+func (n *conn) end(o *op, err error) error {
+	o.release()
+	if err == nil || rueidis.IsRedisNil(err) {
+		n.load.answered()
+		return nil
+	}
+	if re, ok := rueidis.IsRedisErr(err); ok {
+		n.load.answered()
+		if notServing(re) {
+			n.breaker.trip(err)
+		}
+		return unavailable(err)
+	}
+	silent := n.load.failed(o.begun)
+	if gone := o.callerGone(err); gone != nil {
+		if silent {
+			n.breaker.suspect()
+		}
+		return gone
+	}
+	if n.closing.Load() {
+		return ErrClosed
+	}
+	if !rueidis.IsParseErr(err) {
+		n.breaker.trip(err)
+	}
+	return unavailable(err)
+}
+
+// attempt runs an operation that may well be done twice. With patient, if the connection is lost before the
+// answer comes, it is done once more by the next connection, as far as OpTimeout allows: a Delete that fails
+// only because Redis has just been restarted would be a nuisance.
+func (n *conn) attempt(ctx context.Context, patient bool, do func(*op) error) error {
+	o, err := n.begin(ctx, patient)
+	if err != nil {
+		return err
+	}
+	err = do(&o)
+	if patient && isLost(err) && !n.closing.Load() {
+		n.breaker.trip(err)
+		if n.breaker.wait(o.ctx, true) == nil {
+			err = do(&o)
+		}
+	}
+	return n.end(&o, err)
+}
+
+// isLost reports whether err says that the connection was lost, or could not be made.
+func isLost(err error) bool {
+	if _, ok := rueidis.IsRedisErr(err); ok || err == nil || rueidis.IsParseErr(err) {
+		return false
+	}
+	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+}
+
+// notServing reports whether a reply means that Redis is not ready to serve anything.
+func notServing(re *rueidis.RedisError) bool {
+	return re.IsLoading() || strings.HasPrefix(re.Error(), "MASTERDOWN") || strings.HasPrefix(re.Error(), "BUSY ")
+}
+
+func (o *op) release() {
+	if o.cancel != nil {
+		o.cancel()
+	}
+}
+
+// callerGone returns the error of the caller's context if that, and not the backend, explains err.
+func (o *op) callerGone(err error) error {
+	if gone := o.caller.Err(); gone != nil {
+		return gone
+	}
+	deadline, ok := o.caller.Deadline()
+	if ok && errors.Is(err, context.DeadlineExceeded) && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded // the timer of the caller's context is a little late
+	}
+	return nil
+}
+
+// leavable lets a caller leave when its context ends, where the client would not: while it waits for
+// another's dial, or for a place in a queue that is full. It costs a goroutine, so it is used only when
+// that may happen.
+type leavable struct{ rueidis.Client }
+
+func (l leavable) Do(ctx context.Context, c rueidis.Completed) rueidis.RedisResult {
+	got := make(chan rueidis.RedisResult, 1)
+	go func() { got <- l.Client.Do(ctx, c) }() // ends when the connection does, at the latest
+	select {
+	case r := <-got:
+		return r
+	case <-ctx.Done():
+		return rueidis.NewErrorResult(ctx.Err())
+	}
+}
+
+func (l leavable) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rueidis.RedisResult {
+	got := make(chan []rueidis.RedisResult, 1)
+	go func() { got <- l.Client.DoMulti(ctx, multi...) }() // as in Do
+	select {
+	case r := <-got:
+		return r
+	case <-ctx.Done():
+		all := make([]rueidis.RedisResult, len(multi))
+		for i := range all {
+			all[i] = rueidis.NewErrorResult(ctx.Err())
+		}
+		return all
+	}
+}
