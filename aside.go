@@ -235,6 +235,14 @@ func (a *aside[T]) joinRead(key string) (r *nearRead, begun bool) {
 	return r, true
 }
 
+// detachRead makes the next look-up of key begin a read of its own.
+func (a *aside[T]) detachRead(key string) {
+	s := a.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.reading, key)
+}
+
 func (a *aside[T]) runRead(c rueidis.Client, key string, r *nearRead) {
 	a.endRead(key, r, c.DoCache(context.Background(), a.trackedGet(c, key), a.ttl))
 }

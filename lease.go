@@ -3,6 +3,7 @@ package cacheaside
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -118,7 +119,7 @@ func (a *aside[T]) contend(ctx context.Context, key string, missing, leased bool
 		return held, nil, errLeased
 	}
 	if missing {
-		held, err = a.take(ctx, a.redisKey(key), nil)
+		held, err = a.take(ctx, a.redisKey(key))
 		if err != nil || held.token != "" {
 			return held, nil, err
 		}
@@ -126,7 +127,7 @@ func (a *aside[T]) contend(ctx context.Context, key string, missing, leased bool
 	data, err := a.read(ctx, key) // from here on Redis tells when the key changes
 	switch {
 	case err == errNothing:
-		held, err = a.take(ctx, a.redisKey(key), nil)
+		held, err = a.take(ctx, a.redisKey(key))
 		return held, nil, err
 	case err == errWrongType:
 		held, err = a.seize(ctx, key, "", -1)
@@ -145,9 +146,6 @@ func (a *aside[T]) contend(ctx context.Context, key string, missing, leased bool
 		return held, e, nil
 	}
 	held, err = a.takeStale(ctx, key, data, e)
-	if err == nil && held.token == "" {
-		err = errLeased
-	}
 	return held, nil, err
 }
 
@@ -158,7 +156,7 @@ func (a *aside[T]) isStale(e *entry[T]) bool {
 }
 
 // take leases a key by setting it to a token, if there is nothing under it. The token is "" if there is.
-func (a *aside[T]) take(ctx context.Context, redisKey string, seen *entry[T]) (lease[T], error) {
+func (a *aside[T]) take(ctx context.Context, redisKey string) (lease[T], error) {
 	token := newToken()
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
@@ -169,15 +167,31 @@ func (a *aside[T]) take(ctx context.Context, redisKey string, seen *entry[T]) (l
 	if err := a.conn.end(&o, reply.Error()); err != nil || !taken {
 		return lease[T]{}, err
 	}
-	return a.hold(lease[T]{seen: seen, token: token, aside: asideLease{key: redisKey}}), nil
+	return a.hold(lease[T]{token: token, aside: asideLease{key: redisKey}}), nil
 }
 
-// takeStale leases the entry e, whose stored form is data, to replace it. The token is "" if another process
-// has that lease.
+// takeStale leases the entry e, whose stored form is data, to replace it. It returns errLeased if another
+// process has that lease, and neither if the entry is no longer there: then whoever had the lease until now
+// has replaced it.
 func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T]) (lease[T], error) {
-	held, err := a.take(ctx, a.leaseKey(key), e)
+	held, err := a.take(ctx, a.leaseKey(key))
+	if err != nil {
+		return held, err
+	}
+	if held.token == "" {
+		return held, errLeased
+	}
+	a.detachRead(key) // what another one has begun to read before the lease was taken does not count
+	now, err := a.read(ctx, key)
+	if err != nil || now != data {
+		if err == errNothing || err == errWrongType {
+			err = nil
+		}
+		return lease[T]{}, errors.Join(err, a.abandon(context.WithoutCancel(ctx), key, held, false))
+	}
+	held.seen = e
 	held.aside.replaces, held.aside.length = identity(data), len(data)
-	return held, err
+	return held, nil
 }
 
 // seize leases a key that holds what nobody can read, with this identity, by putting the token in its place.

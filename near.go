@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -102,6 +103,25 @@ func (h *nearHub) poisonAll() {
 	for c := range h.conns {
 		c.poisonAll()
 	}
+}
+
+// trackEverything makes Redis track whatever a connection reads. The client's own way is to ask for each
+// read, by a command of its own before it; but nobody looks whether that one was refused, or, when a
+// cluster sends a read elsewhere, was forgotten before the read came. Then a near cache would not hear of
+// changes. Tracking a whole connection is settled when it is made, or else it is not.
+var trackEverything = []string{"OPTOUT"}
+
+// checkTracking returns an error for options of the client under which near caches would not be coherent.
+func checkTracking(o *rueidis.ClientOption) error {
+	switch {
+	case o.DisableCache || o.AlwaysRESP2:
+		return fieldError("WithRueidisOption", "DisableCache or AlwaysRESP2", "neither with the backend rueidis-aside, which lives by RESP3 client tracking")
+	case !slices.Equal(o.ClientTrackingOptions, trackEverything):
+		return fieldError("WithRueidisOption", "ClientTrackingOptions", "left alone with the backend rueidis-aside, which needs them as they are")
+	case o.ReplicaOnly || o.SendToReplicas != nil || o.ReadNodeSelector != nil:
+		return fieldError("WithRueidisOption", "ReplicaOnly, SendToReplicas or ReadNodeSelector", "none with the backend rueidis-aside: a replica lags behind the leases and the writes")
+	}
+	return nil
 }
 
 // nearConn is the cache store of one connection: rueidis calls Flight before it sends a tracked read, and
