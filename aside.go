@@ -36,8 +36,8 @@ var (
 
 // nearEntry is the near copy of what a read has returned.
 type nearEntry[T any] struct {
-	owner   *nearConn // the connection that it came by, which tells of changes
-	until   int64     // LocalTTL from when it came
+	watch   *watch // that it came under: while it lasts, we learn of changes
+	until   int64  // LocalTTL from when it came
 	decoded atomic.Pointer[entry[T]]
 	raw     *atomic.Pointer[string] // what came, until it is decoded by its first reader
 }
@@ -62,7 +62,7 @@ type nearRead struct {
 	err  error // rueidis.Nil if there is nothing
 }
 
-func newAside[T any](r remote[T], hub *nearHub, cfg Config, told, evicted func()) *aside[T] {
+func newAside[T any](r remote[T], hub *nearHub, cfg Config, told, evicted func()) (*aside[T], error) {
 	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, lease: cfg.LeaseTTL, told: told}
 	until := func(n *nearEntry[T]) int64 { return n.until }
 	a.near = newExpiring(cfg.MaxEntries, cfg.ReapInterval, a.clock, until, evicted)
@@ -70,16 +70,18 @@ func newAside[T any](r remote[T], hub *nearHub, cfg Config, told, evicted func()
 		a.shards[i].reading = make(map[string]*nearRead)
 		a.shards[i].changes = make(map[string]*change)
 	}
-	hub.add(cfg.Name, a)
-	a.unhook = func() { hub.remove(cfg.Name) }
-	return a
+	if err := hub.add(cfg.Name, a); err != nil {
+		return nil, err
+	}
+	a.unhook = sync.OnceFunc(func() { hub.remove(cfg.Name) })
+	return a, nil
 }
 
 func (a *aside[T]) shard(key string) *asideShard { return &a.shards[hashKey(key)%nearShards] }
 
 func (a *aside[T]) peek(key string) *entry[T] {
 	n := a.near.Get(key)
-	if n == nil || n.owner.dead.Load() || !a.clock.before(n.until) && a.clock.now() >= n.until {
+	if n == nil || n.watch.over.Load() || !a.clock.before(n.until) && a.clock.now() >= n.until {
 		return nil
 	}
 	if e := n.decoded.Load(); e != nil {
@@ -233,6 +235,14 @@ func (a *aside[T]) joinRead(key string) (r *nearRead, begun bool) {
 	return r, true
 }
 
+// detachRead makes the next look-up of key begin a read of its own.
+func (a *aside[T]) detachRead(key string) {
+	s := a.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.reading, key)
+}
+
 func (a *aside[T]) runRead(c rueidis.Client, key string, r *nearRead) {
 	a.endRead(key, r, c.DoCache(context.Background(), a.trackedGet(c, key), a.ttl))
 }
@@ -266,7 +276,7 @@ func (a *aside[T]) endRead(key string, r *nearRead, reply rueidis.RedisResult) {
 
 // arrived keeps a reply, on the goroutine that reads the connection. A lease is not kept, but that there
 // is one is noted until Redis tells that it has changed.
-func (a *aside[T]) arrived(c *nearConn, key, data string) {
+func (a *aside[T]) arrived(w *watch, key, data string) {
 	if isLease(data) {
 		s := a.shard(key)
 		s.mu.Lock()
@@ -274,39 +284,47 @@ func (a *aside[T]) arrived(c *nearConn, key, data string) {
 		s.changeLocked(key).leased = true
 		return
 	}
-	if len(data) > a.form.maxBytes || a.closed.Load() {
+	if len(data) > a.form.maxBytes {
 		return
 	}
 	raw := new(atomic.Pointer[string])
 	raw.Store(&data)
 	until := a.clock.deadline(a.clock.now(), a.ttl)
-	if a.near.Put(strings.Clone(key), nearEntry[T]{owner: c, until: until, raw: raw}, 1) {
+	if a.near.Put(strings.Clone(key), nearEntry[T]{watch: w, until: until, raw: raw}, 1) {
 		a.near.stored(until)
+	}
+	if a.closed.Load() { // close sets this before it clears, so one of the two sees the other
+		a.near.Delete(key)
 	}
 }
 
 func (a *aside[T]) invalidated(key string) {
-	a.near.Delete(key)
+	kept := a.near.Delete(key)
 	s := a.shard(key)
 	s.mu.Lock()
 	s.tellLocked(key)
 	s.mu.Unlock()
-	a.told()
+	if kept {
+		a.told()
+	}
 }
 
-func (a *aside[T]) invalidatedAll(lost func(owner *nearConn) bool) {
-	a.near.DeleteFunc(func(_ string, n *nearEntry[T]) bool { return lost(n.owner) })
+func (a *aside[T]) invalidatedAll(ended *watch) {
+	a.near.DeleteFunc(func(_ string, n *nearEntry[T]) bool { return n.watch == ended })
 	for i := range a.shards {
 		s := &a.shards[i]
 		s.mu.Lock()
 		for key := range s.changes {
 			s.tellLocked(key)
 		}
+		clear(s.reading)
 		s.mu.Unlock()
 	}
 }
 
-// changeLocked returns the next change of key. tellLocked takes it off again.
+// changeLocked returns the next change of key. tellLocked takes it off again, and sees to it that nobody
+// joins a read from before it: who did would get what has changed since, and if that is a lease, wait for a
+// change that has been.
 func (s *asideShard) changeLocked(key string) *change {
 	c := s.changes[key]
 	if c == nil {
@@ -317,6 +335,7 @@ func (s *asideShard) changeLocked(key string) *change {
 }
 
 func (s *asideShard) tellLocked(key string) {
+	delete(s.reading, key)
 	if c := s.changes[key]; c != nil {
 		close(c.happens)
 		delete(s.changes, key)
@@ -339,7 +358,7 @@ func (a *aside[T]) delete(ctx context.Context, key string) error {
 func (a *aside[T]) forget(key string) {
 	s := a.shard(key)
 	s.mu.Lock()
-	delete(s.reading, key)
+	s.tellLocked(key)
 	s.mu.Unlock()
 	a.hub.poison(a.redisKey(key))
 	a.near.Delete(key)

@@ -239,7 +239,11 @@ func (c *Client[T]) openStore(b *Backend, weigh func(string, T) int) error {
 		return nil
 	}
 	c.local = SourceNearHit
-	c.store = newAside(r, b.hub, c.cfg, func() { c.observe(Event{Kind: EventInvalidated}) }, evicted)
+	a, err := newAside(r, b.hub, c.cfg, func() { c.observe(Event{Kind: EventInvalidated}) }, evicted)
+	if err != nil {
+		return err
+	}
+	c.store = a
 	return nil
 }
 
@@ -262,10 +266,14 @@ func (b *Backend) register(name string, c interface{ Close() error }) error {
 		return ErrClosed
 	}
 	if b.caches[name] != nil {
-		return fieldError("Name", quote(name), "a name that no other open cache of this backend has")
+		return nameTaken(name)
 	}
 	b.caches[name] = c
 	return nil
+}
+
+func nameTaken(name string) error {
+	return fieldError("Name", quote(name), "a name that no other open cache of this backend has")
 }
 
 func (b *Backend) unregister(name string) {

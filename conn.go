@@ -36,11 +36,14 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 	}
 	option.NewCacheStoreFn = near
 	option.DisableCache = near == nil
+	option.ClientTrackingOptions = trackEverything
 	for _, change := range o.rueidis {
 		change.(func(*rueidis.ClientOption))(&option)
 	}
-	if near != nil && (option.DisableCache || option.AlwaysRESP2) {
-		return nil, fieldError("WithRueidisOption", "DisableCache or AlwaysRESP2", "neither with the backend rueidis-aside, which lives by RESP3 client tracking")
+	if near != nil {
+		if err := checkTracking(&option); err != nil {
+			return nil, err
+		}
 	}
 	n := &conn{cfg: cfg, option: option, timeouts: newOpTimeouts(cfg.OpTimeout)}
 	n.breaker = newBreaker(n.probe, events)

@@ -3,8 +3,10 @@ package cacheaside
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -15,23 +17,30 @@ import (
 // A missing key is leased by setting it to a token, if it does not exist. Filling sets it to the value, if
 // it still holds that token: any Set or Delete, by whatever process, has made the lease void. The others
 // have read the token with client tracking on, and are told when it changes. A lease lasts for LeaseTTL
-// unless its holder prolongs it, so one who died keeps nobody waiting for longer.
+// unless its holder prolongs it, so one who died keeps nobody waiting for longer; since Redis may tell late
+// of what has expired, who waits also looks again from time to time.
 //
 // A stale entry stays where it is while it is being refreshed. Its lease is a key of its own, and filling
 // replaces the entry only if it is still the one that was there.
+
+// lua makes a script when it is first run: making it computes a SHA-1, which a process that is held to FIPS
+// 140 and does not use this backend must not die of.
+func lua(text string) func() *rueidis.Lua {
+	return sync.OnceValue(func() *rueidis.Lua { return rueidis.NewLuaScript(text) })
+}
 
 // Scripts tell an entry by its identity: its first bytes, which hold the header, and its length. Values are
 // too large to send them along.
 var (
 	// fillScript: KEYS the key; ARGV token, value, PX or "".
-	fillScript = rueidis.NewLuaScript(`
+	fillScript = lua(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2])
 else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return 1`)
 
 	// replaceScript: KEYS the key; ARGV first bytes, length or -1 for what is no string, value, PX or "".
-	replaceScript = rueidis.NewLuaScript(`
+	replaceScript = lua(`
 if redis.call('TYPE', KEYS[1]).ok == 'string' then
   if redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[2]) then return 0 end
   if redis.call('GETRANGE', KEYS[1], 0, 31) ~= ARGV[1] then return 0 end
@@ -42,18 +51,18 @@ else redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4]) end
 return 1`)
 
 	// dropScript: KEYS the key; ARGV first bytes, length. Deletes the entry with this identity.
-	dropScript = rueidis.NewLuaScript(`
+	dropScript = lua(`
 if redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[2]) then return 0 end
 if redis.call('GETRANGE', KEYS[1], 0, 31) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])`)
 
 	// releaseScript: KEYS the lease's key; ARGV token.
-	releaseScript = rueidis.NewLuaScript(`
+	releaseScript = lua(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])`)
 
 	// prolongScript: KEYS the lease's key; ARGV token, PX.
-	prolongScript = rueidis.NewLuaScript(`
+	prolongScript = lua(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
 )
@@ -82,16 +91,18 @@ func newToken() string {
 // leaseKey is where the lease of a stale entry stands. No cache's name is empty, so no key of a cache is
 // like it.
 func (a *aside[T]) leaseKey(key string) string {
-	prefix, name, _ := strings.Cut(a.name, ":")
+	prefix, name, _ := strings.Cut(a.name, ":") // name ends with a colon, which no other cache's name holds
 	return prefix + "::" + name + key
 }
 
 func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], wait bool) (lease[T], *entry[T], error) {
+	missing := seen == nil
 	for {
 		next, leased := a.watch(key)
-		held, filled, err := a.contend(ctx, key, seen, leased)
+		held, filled, err := a.contend(ctx, key, missing, leased)
 		if err == errLeased && wait {
 			err = a.waitFor(ctx, key, next)
+			missing = false // more likely it has been filled
 		}
 		a.unwatch(key, next)
 		if err != nil || held.token != "" || filled != nil {
@@ -101,14 +112,14 @@ func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], wait
 }
 
 // contend tries to lease a key. It returns the lease, or an entry that needs no fetch, or errLeased; or
-// none of them, if the key has changed meanwhile. leased says that a lease is known to be there: no need to
-// try.
-func (a *aside[T]) contend(ctx context.Context, key string, seen *entry[T], leased bool) (held lease[T], filled *entry[T], err error) {
-	if seen == nil && leased {
+// none of them, if the key has changed meanwhile. missing says that there is likely nothing under the key,
+// leased that a lease is known to be there: no need to try.
+func (a *aside[T]) contend(ctx context.Context, key string, missing, leased bool) (held lease[T], filled *entry[T], err error) {
+	if leased {
 		return held, nil, errLeased
 	}
-	if seen == nil {
-		held, err = a.take(ctx, a.redisKey(key), nil)
+	if missing {
+		held, err = a.take(ctx, a.redisKey(key))
 		if err != nil || held.token != "" {
 			return held, nil, err
 		}
@@ -116,7 +127,7 @@ func (a *aside[T]) contend(ctx context.Context, key string, seen *entry[T], leas
 	data, err := a.read(ctx, key) // from here on Redis tells when the key changes
 	switch {
 	case err == errNothing:
-		held, err = a.take(ctx, a.redisKey(key), nil)
+		held, err = a.take(ctx, a.redisKey(key))
 		return held, nil, err
 	case err == errWrongType:
 		held, err = a.seize(ctx, key, "", -1)
@@ -135,9 +146,6 @@ func (a *aside[T]) contend(ctx context.Context, key string, seen *entry[T], leas
 		return held, e, nil
 	}
 	held, err = a.takeStale(ctx, key, data, e)
-	if err == nil && held.token == "" {
-		err = errLeased
-	}
 	return held, nil, err
 }
 
@@ -148,7 +156,7 @@ func (a *aside[T]) isStale(e *entry[T]) bool {
 }
 
 // take leases a key by setting it to a token, if there is nothing under it. The token is "" if there is.
-func (a *aside[T]) take(ctx context.Context, redisKey string, seen *entry[T]) (lease[T], error) {
+func (a *aside[T]) take(ctx context.Context, redisKey string) (lease[T], error) {
 	token := newToken()
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
@@ -159,15 +167,31 @@ func (a *aside[T]) take(ctx context.Context, redisKey string, seen *entry[T]) (l
 	if err := a.conn.end(&o, reply.Error()); err != nil || !taken {
 		return lease[T]{}, err
 	}
-	return a.hold(lease[T]{seen: seen, token: token, aside: asideLease{key: redisKey}}), nil
+	return a.hold(lease[T]{token: token, aside: asideLease{key: redisKey}}), nil
 }
 
-// takeStale leases the entry e, whose stored form is data, to replace it. The token is "" if another process
-// has that lease.
+// takeStale leases the entry e, whose stored form is data, to replace it. It returns errLeased if another
+// process has that lease, and neither if the entry is no longer there: then whoever had the lease until now
+// has replaced it.
 func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T]) (lease[T], error) {
-	held, err := a.take(ctx, a.leaseKey(key), e)
+	held, err := a.take(ctx, a.leaseKey(key))
+	if err != nil {
+		return held, err
+	}
+	if held.token == "" {
+		return held, errLeased
+	}
+	a.detachRead(key) // what another one has begun to read before the lease was taken does not count
+	now, err := a.read(ctx, key)
+	if err != nil || now != data {
+		if err == errNothing || err == errWrongType {
+			err = nil
+		}
+		return lease[T]{}, errors.Join(err, a.abandon(context.WithoutCancel(ctx), key, held, false))
+	}
+	held.seen = e
 	held.aside.replaces, held.aside.length = identity(data), len(data)
-	return held, err
+	return held, nil
 }
 
 // seize leases a key that holds what nobody can read, with this identity, by putting the token in its place.
@@ -241,12 +265,12 @@ func (a *aside[T]) abandon(ctx context.Context, key string, l lease[T], remove b
 }
 
 // script runs a script on one key, and returns its number.
-func (a *aside[T]) script(ctx context.Context, s *rueidis.Lua, key string, args ...string) (int64, error) {
+func (a *aside[T]) script(ctx context.Context, s func() *rueidis.Lua, key string, args ...string) (int64, error) {
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
 		return 0, err
 	}
-	n, err := s.Exec(o.ctx, o.Client, []string{key}, args).AsInt64()
+	n, err := s().Exec(o.ctx, o.Client, []string{key}, args).AsInt64()
 	return n, a.conn.end(&o, err)
 }
 
@@ -270,10 +294,10 @@ func (a *aside[T]) unwatch(key string, next *change) {
 	}
 }
 
-// waitFor waits until key has changed, or for LeaseTTL, whichever is first: then what was known of the key
-// counts for nothing.
+// waitFor waits until key has changed, or for a part of LeaseTTL, whichever is first: then what was known of
+// the key counts for nothing. Redis tells of a lease that has expired only when it comes across it.
 func (a *aside[T]) waitFor(ctx context.Context, key string, next *change) error {
-	t := time.NewTimer(a.lease)
+	t := time.NewTimer(a.lease / leaseLooks)
 	defer t.Stop()
 	select {
 	case <-next.happens:
@@ -290,3 +314,6 @@ func (a *aside[T]) waitFor(ctx context.Context, key string, next *change) error 
 		return ctx.Err()
 	}
 }
+
+// leaseLooks is how many times in a LeaseTTL one looks who waits.
+const leaseLooks = 4

@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,8 @@ import (
 // nearHub is what the near caches of a backend share: it stands between them and the connections, which
 // tell it of replies and invalidations in the order of the wire. docs/coherence.md argues why a near
 // cache is never stale for longer than it takes to notice that a connection is dead.
+//
+// Locks are taken in this order: mu, then a wireShard's, then those of a cache.
 type nearHub struct {
 	prefix string // of all keys
 	ttl    time.Duration
@@ -23,19 +26,29 @@ type nearHub struct {
 
 // nearCache is a near cache as its hub sees it, whatever its type of values. Keys are the caller's.
 type nearCache interface {
-	arrived(c *nearConn, key, data string)          // a reply that may be kept
-	invalidated(key string)                         // the key has changed, or c no longer learns when it does
-	invalidatedAll(lost func(owner *nearConn) bool) // the same for all keys that came by such a connection
+	arrived(w *watch, key, data string) // a reply that may be kept for as long as w lasts
+	invalidated(key string)             // the key has changed, or may have
+	invalidatedAll(ended *watch)        // the same for all keys that came under this watch
 }
+
+// watch is a time during which Redis tells of every change of what a connection has read, and does so
+// soon. When it is over, what was read during it counts for nothing, from that moment on.
+type watch struct{ over atomic.Bool }
 
 func newNearHub(prefix string, ttl time.Duration) *nearHub {
 	return &nearHub{prefix: prefix + ":", ttl: ttl, caches: make(map[string]nearCache), conns: make(map[*nearConn]struct{})}
 }
 
-func (h *nearHub) add(name string, c nearCache) {
+// add lets the cache of this name hear of changes. There must be one only: a second one would take the
+// changes away from the first.
+func (h *nearHub) add(name string, c nearCache) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.caches[name] != nil {
+		return nameTaken(name)
+	}
 	h.caches[name] = c
+	return nil
 }
 
 func (h *nearHub) remove(name string) {
@@ -62,6 +75,7 @@ func (h *nearHub) route(redisKey string) (nearCache, string) {
 // connect is the rueidis.NewCacheStoreFn.
 func (h *nearHub) connect(rueidis.CacheStoreOption) rueidis.CacheStore {
 	c := &nearConn{hub: h}
+	c.watch.Store(new(watch))
 	for i := range c.shards {
 		c.shards[i].reads = make(map[string]*wireCount)
 	}
@@ -91,6 +105,25 @@ func (h *nearHub) poisonAll() {
 	}
 }
 
+// trackEverything makes Redis track whatever a connection reads. The client's own way is to ask for each
+// read, by a command of its own before it; but nobody looks whether that one was refused, or, when a
+// cluster sends a read elsewhere, was forgotten before the read came. Then a near cache would not hear of
+// changes. Tracking a whole connection is settled when it is made, or else it is not.
+var trackEverything = []string{"OPTOUT"}
+
+// checkTracking returns an error for options of the client under which near caches would not be coherent.
+func checkTracking(o *rueidis.ClientOption) error {
+	switch {
+	case o.DisableCache || o.AlwaysRESP2:
+		return fieldError("WithRueidisOption", "DisableCache or AlwaysRESP2", "neither with the backend rueidis-aside, which lives by RESP3 client tracking")
+	case !slices.Equal(o.ClientTrackingOptions, trackEverything):
+		return fieldError("WithRueidisOption", "ClientTrackingOptions", "left alone with the backend rueidis-aside, which needs them as they are")
+	case o.ReplicaOnly || o.SendToReplicas != nil || o.ReadNodeSelector != nil:
+		return fieldError("WithRueidisOption", "ReplicaOnly, SendToReplicas or ReadNodeSelector", "none with the backend rueidis-aside: a replica lags behind the leases and the writes")
+	}
+	return nil
+}
+
 // nearConn is the cache store of one connection: rueidis calls Flight before it sends a tracked read, and
 // then, on the one goroutine that reads the connection, Update or Cancel for each reply and Delete for
 // each invalidation.
@@ -100,11 +133,19 @@ func (h *nearHub) poisonAll() {
 // replies come in the order in which reads went out, those are the next ones, and any later one is not.
 type nearConn struct {
 	hub    *nearHub
-	dead   atomic.Bool // what came by this connection counts for nothing
+	dead   atomic.Bool           // nothing that comes is kept
+	late   atomic.Bool           // replies take longer than lateAfter, and so do invalidations
+	watch  atomic.Pointer[watch] // the present one
 	shards [nearShards]wireShard
 }
 
 const nearShards = 16
+
+// lateAfter is how long a reply may take until what it brings, and what came before it, is no longer
+// believed. A connection on which nothing comes is found dead by the client's own PING. That does not help
+// where replies flow, and only do so later and later, since the network or this process cannot keep up:
+// invalidations wait in the same queue.
+const lateAfter = time.Second
 
 type wireShard struct {
 	mu    sync.Mutex
@@ -113,7 +154,8 @@ type wireShard struct {
 
 type wireCount struct {
 	sent, received uint64
-	poison         uint64 // replies up to this one are not kept
+	poison         uint64    // replies up to this one are not kept
+	first          time.Time // when the first of the reads was sent
 }
 
 var _ rueidis.CacheStore = (*nearConn)(nil)
@@ -122,13 +164,13 @@ func (c *nearConn) shard(key string) *wireShard { return &c.shards[hashKey(key)%
 
 // Flight counts a read that is about to be sent. Whether somebody waits for another read of the key has
 // been looked at already (see aside.go), so it never joins one.
-func (c *nearConn) Flight(key, _ string, _ time.Duration, _ time.Time) (rueidis.RedisMessage, rueidis.CacheEntry) {
+func (c *nearConn) Flight(key, _ string, _ time.Duration, now time.Time) (rueidis.RedisMessage, rueidis.CacheEntry) {
 	s := c.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.reads[key]
 	if n == nil {
-		n = new(wireCount)
+		n = &wireCount{first: now}
 		s.reads[key] = n
 	}
 	n.sent++
@@ -138,15 +180,31 @@ func (c *nearConn) Flight(key, _ string, _ time.Duration, _ time.Time) (rueidis.
 // Update takes a reply. The shard's lock is held until the reply is kept, so that poison either comes
 // before, and prevents that, or after, and the poisoner removes it.
 func (c *nearConn) Update(key, _ string, reply rueidis.RedisMessage) (expireAt int64) {
+	now := time.Now()
+	expireAt = now.Add(c.hub.ttl).UnixMilli()
 	data, err := reply.ToString() // an error for a missing key
-	cache, k := c.hub.route(key)  // before the lock: poison takes the two the other way round
+	cache, k := c.hub.route(key)  // before the lock, as the order of locks demands
 	s := c.shard(key)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.arrivedLocked(key) && err == nil && cache != nil && !c.dead.Load() {
-		cache.arrived(c, k, data)
+	clean, took := s.arrivedLocked(key, now)
+	keep := clean && took < lateAfter && err == nil && cache != nil && !c.dead.Load()
+	if keep {
+		cache.arrived(c.watch.Load(), k, data)
 	}
-	return time.Now().Add(c.hub.ttl).UnixMilli()
+	s.mu.Unlock()
+	c.judge(took)
+	return expireAt
+}
+
+// judge ends the watch when replies begin to be late. A duration of zero says nothing.
+func (c *nearConn) judge(took time.Duration) {
+	switch {
+	case took == 0:
+	case took < lateAfter:
+		c.late.Store(false)
+	case !c.late.Swap(true):
+		c.startOver()
+	}
 }
 
 // Cancel counts a reply that is an error. For a read that was never sent, the connection is dead.
@@ -154,26 +212,29 @@ func (c *nearConn) Cancel(key, _ string, _ error) {
 	s := c.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.arrivedLocked(key)
+	s.arrivedLocked(key, time.Time{})
 }
 
-// arrivedLocked counts a reply, and reports whether it may be kept.
-func (s *wireShard) arrivedLocked(key string) (clean bool) {
+// arrivedLocked counts a reply, and reports whether it may be kept and how long it took; zero: not known.
+func (s *wireShard) arrivedLocked(key string, now time.Time) (clean bool, took time.Duration) {
 	n := s.reads[key]
 	if n == nil {
-		return false
+		return false, 0 // of a read that a cluster has redirected here, uncounted
 	}
 	n.received++
 	if n.received == n.sent {
 		delete(s.reads, key)
 	}
-	return n.received > n.poison
+	if n.received == 1 {
+		took = max(now.Sub(n.first), 1)
+	}
+	return n.received > n.poison, took
 }
 
 // Delete takes an invalidation: of some keys, or of all that were read by this connection.
 func (c *nearConn) Delete(keys []rueidis.RedisMessage) {
 	if keys == nil {
-		c.forget()
+		c.startOver()
 		return
 	}
 	for i := range keys {
@@ -187,21 +248,23 @@ func (c *nearConn) Delete(keys []rueidis.RedisMessage) {
 	}
 }
 
-// Close marks the connection as dead, before anything else: hits on what came by it stop here.
+// Close ends the watch for good, before anything else: hits on what came by this connection stop here.
 func (c *nearConn) Close(error) {
 	c.dead.Store(true)
 	c.hub.mu.Lock()
 	delete(c.hub.conns, c)
 	c.hub.mu.Unlock()
-	c.forget()
+	c.startOver()
 }
 
-// forget drops what came by this connection from every cache.
-func (c *nearConn) forget() {
+// startOver ends the watch, begins another one, and then drops what had come under the old one.
+func (c *nearConn) startOver() {
+	old := c.watch.Swap(new(watch))
+	old.over.Store(true)
 	c.hub.mu.RLock()
 	defer c.hub.mu.RUnlock()
 	for _, cache := range c.hub.caches {
-		cache.invalidatedAll(func(owner *nearConn) bool { return owner == c })
+		cache.invalidatedAll(old)
 	}
 }
 
