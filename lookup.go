@@ -119,7 +119,7 @@ func (c *Client[T]) askedAt() (t time.Time) {
 // fetchOrJoin waits for the flight of the key, having started it if there was none.
 func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], error) {
 	if err := c.flights.cooling(q.key); err != nil {
-		c.stats.misses.Add(1)
+		c.missed()
 		return c.insteadOf(err, q.found)
 	}
 	f, started, err := c.flights.join(ctx, q, false)
@@ -127,10 +127,9 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], 
 		return Result[T]{}, err
 	}
 	if started {
-		c.stats.misses.Add(1)
+		c.missed()
 	} else {
-		c.stats.joined.Add(1)
-		c.observe(Event{Kind: EventJoined})
+		c.joined(ctx, f)
 	}
 	var soft <-chan struct{}
 	if c.mayOutlive(&q.found) {
