@@ -23,8 +23,10 @@ type aside[T any] struct {
 	ttl    time.Duration // LocalTTL
 	lease  time.Duration // LeaseTTL
 	unhook func()        // takes the cache off the hub
-	told   func()        // called when another process has changed a key
+	told   func()        // called when a key that was kept has changed, not by this process
 	closed atomic.Bool
+
+	clearing atomic.Int64 // Clears of this process under way
 
 	shards [nearShards]asideShard
 }
@@ -46,6 +48,7 @@ type asideShard struct {
 	mu      sync.Mutex
 	reading map[string]*nearRead // the read of each key that others may join
 	changes map[string]*change   // by keys whose change somebody waits for, or may
+	writing map[string]int       // this process' writes under way, whose invalidations are its own
 }
 
 // change is the next change of a key.
@@ -69,6 +72,7 @@ func newAside[T any](r remote[T], hub *nearHub, cfg Config, told, evicted func()
 	for i := range a.shards {
 		a.shards[i].reading = make(map[string]*nearRead)
 		a.shards[i].changes = make(map[string]*change)
+		a.shards[i].writing = make(map[string]int)
 	}
 	if err := hub.add(cfg.Name, a); err != nil {
 		return nil, err
@@ -303,8 +307,9 @@ func (a *aside[T]) invalidated(key string) {
 	s := a.shard(key)
 	s.mu.Lock()
 	s.tellLocked(key)
+	own := s.writing[key] > 0 || a.clearing.Load() > 0
 	s.mu.Unlock()
-	if kept {
+	if kept && !own {
 		a.told()
 	}
 }
@@ -343,13 +348,24 @@ func (s *asideShard) tellLocked(key string) {
 }
 
 func (a *aside[T]) set(ctx context.Context, key string, e entry[T]) error {
+	a.write(key)
 	defer a.forget(key)
 	return a.remote.set(ctx, key, e)
 }
 
 func (a *aside[T]) delete(ctx context.Context, key string) error {
+	a.write(key)
 	defer a.forget(key)
 	return a.remote.delete(ctx, key)
+}
+
+// write notes that this process is about to write key, so that what Redis tells of that is not taken for
+// somebody else's change. It may do so before the writer has learned the outcome. forget must follow.
+func (a *aside[T]) write(key string) {
+	s := a.shard(key)
+	s.mu.Lock()
+	s.writing[key]++
+	s.mu.Unlock()
 }
 
 // forget drops the near copy of key, and sees to it that what was read before now does not come back: nor
@@ -362,10 +378,17 @@ func (a *aside[T]) forget(key string) {
 	s.mu.Unlock()
 	a.hub.poison(a.redisKey(key))
 	a.near.Delete(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.writing[key]--; s.writing[key] <= 0 {
+		delete(s.writing, key)
+	}
 }
 
 func (a *aside[T]) clear(ctx context.Context) error {
+	a.clearing.Add(1)
 	defer func() {
+		defer a.clearing.Add(-1)
 		for i := range a.shards {
 			s := &a.shards[i]
 			s.mu.Lock()

@@ -16,6 +16,8 @@ type Backend struct {
 	conn  *conn    // nil for a backend in this process
 	hub   *nearHub // nil for a backend without near caches
 
+	watchers watchers // of what happens to the connection
+
 	mu     sync.Mutex
 	caches map[string]interface{ Close() error } // by name; those that are open
 	closed bool
@@ -34,7 +36,7 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Backend, error) 
 	if o.err != nil {
 		return nil, o.err
 	}
-	b := &Backend{cfg: cfg, opts: o, clock: newClock(), caches: make(map[string]interface{ Close() error })}
+	b := &Backend{cfg: cfg, opts: o, clock: newClock(), caches: make(map[string]interface{ Close() error }), watchers: newWatchers("", o)}
 	if err := b.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -45,10 +47,10 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Backend, error) 
 func (b *Backend) connect(ctx context.Context) (err error) {
 	switch b.cfg.Backend {
 	case BackendRueidis:
-		b.conn, err = newConn(b.cfg, b.opts, nil, b.report)
+		b.conn, err = newConn(b.cfg, b.opts, nil, b.watchers.observe)
 	case BackendRueidisAside:
 		b.hub = newNearHub(b.cfg.Prefix, b.cfg.LocalTTL)
-		b.conn, err = newConn(b.cfg, b.opts, b.hub.connect, b.report)
+		b.conn, err = newConn(b.cfg, b.opts, b.hub.connect, b.watchers.observe)
 	default:
 		return nil
 	}
@@ -56,21 +58,6 @@ func (b *Backend) connect(ctx context.Context) (err error) {
 		return err
 	}
 	return b.conn.connect(ctx)
-}
-
-// report tells the observer and the log of what happens to the connection.
-func (b *Backend) report(e Event) {
-	if b.opts.observer != nil {
-		b.opts.observer.Observe(e)
-	}
-	if b.opts.logger == nil {
-		return
-	}
-	if e.Kind == EventBackendDown {
-		b.opts.logger.Warn("cacheaside: Redis does not answer; fetching without it until it does", "error", e.Err)
-	} else {
-		b.opts.logger.Info("cacheaside: Redis answers again")
-	}
 }
 
 // Health returns nil if the backend answers, and otherwise an error that matches [ErrUnavailable] and the
@@ -190,6 +177,8 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 		clock:     b.clock,
 		cfg:       cfg,
 		window:    int64(min(max(cfg.StaleFor, cfg.StaleIfError), maxWindow)),
+		watchers:  newWatchers(cfg.Name, o),
+		down:      func() bool { return false },
 		local:     SourceHit,
 		clone:     clone,
 		opts:      o,
@@ -200,6 +189,9 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 		release:   func() {},
 	}
 	c.repeats = newRepeats(c.Delete, func(err error) { c.observe(Event{Kind: EventInvalidationLost, Err: err}) })
+	if c.sure = c.window; len(c.watchers.hits) > 0 {
+		c.sure = never
+	}
 	if err := c.openStore(b, weigh); err != nil {
 		return nil, err
 	}
@@ -207,7 +199,8 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 		timeout:  cfg.FetchTimeout,
 		cooldown: cfg.ErrorCooldown,
 		instant:  c.instant,
-	}, c.clock, c.run, func() { c.stats.fetchErrors.Add(1) })
+		traced:   len(c.watchers.tracers) > 0,
+	}, c.clock, c.run, c.lost)
 	return c, nil
 }
 
@@ -232,14 +225,14 @@ func (c *Client[T]) openStore(b *Backend, weigh func(string, T) int) error {
 		c.store, c.instant = newMemory(c.cfg, c.clock, weigh, evicted), true
 		return nil
 	}
-	c.spread = true
+	c.spread, c.down = true, b.conn.breaker.isDown
 	r := remote[T]{conn: b.conn, form: c.form(codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":"}
 	if c.cfg.Backend == BackendRueidis {
 		c.store = &r
 		return nil
 	}
 	c.local = SourceNearHit
-	a, err := newAside(r, b.hub, c.cfg, func() { c.observe(Event{Kind: EventInvalidated}) }, evicted)
+	a, err := newAside(r, b.hub, c.cfg, c.invalidated, evicted)
 	if err != nil {
 		return err
 	}

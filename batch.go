@@ -31,7 +31,7 @@ func (c *Client[T]) GetMany(ctx context.Context, keys []string) (map[string]T, e
 		case q.found.state == fresh || q.found.state == refreshDue:
 			m.addHit(q.key, q.found)
 		default:
-			c.stats.misses.Add(1)
+			c.missed()
 		}
 	}
 	return m.outcome()

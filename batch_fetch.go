@@ -84,12 +84,11 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 		}
 		return
 	}
-	for _, own := range started {
+	for i, own := range started {
 		if own {
-			c.stats.misses.Add(1)
+			c.missed()
 		} else {
-			c.stats.joined.Add(1)
-			c.observe(Event{Kind: EventJoined})
+			c.joined(ctx, all[i])
 		}
 	}
 	var soft <-chan struct{}
@@ -113,7 +112,7 @@ func (c *Client[T]) leaveOutCooling(m *many[T], missing []request[T]) []request[
 			rest = append(rest, q)
 			continue
 		}
-		c.stats.misses.Add(1)
+		c.missed()
 		r, err := c.insteadOf(err, q.found)
 		m.add(q.key, r, err)
 	}
@@ -175,9 +174,9 @@ func (c *Client[T]) runMany(b *batch[T]) {
 	for i, f := range fetching {
 		keys[i] = f.key
 	}
-	c.stats.fetches.Add(1)
-	if b.background {
-		c.stats.refreshes.Add(1)
+	ctx, call := c.fetching(&b.context, b.background)
+	for _, f := range fetching {
+		f.call.Store(call)
 	}
 	var values map[string]T
 	var err error
@@ -186,7 +185,7 @@ func (c *Client[T]) runMany(b *batch[T]) {
 		if !returned {
 			values, err = nil, abnormal(recover())
 		}
-		now := c.fetched(&b.context, err)
+		now := c.fetched(call, &b.context, err)
 		c.concurrently(len(fetching), func(i int) {
 			f := fetching[i]
 			value, ok := values[f.key]
@@ -200,7 +199,7 @@ func (c *Client[T]) runMany(b *batch[T]) {
 			}
 		})
 	}()
-	values, err = b.fetch(&b.context, keys)
+	values, err = b.fetch(ctx, keys)
 	returned = true
 }
 

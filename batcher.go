@@ -129,6 +129,9 @@ func (b *batcher[T]) close(col *collection[T]) {
 // run fetches what col has collected, and tells its members.
 func (b *batcher[T]) run(col *collection[T]) {
 	b.client.stats.fetches.Add(-uint64(len(col.members) - 1)) // each flight has counted one
+	if len(b.client.watchers.all) > 0 {
+		col.context.called.Store(b.client.clock.now())
+	}
 	returned := false
 	defer func() {
 		if !returned {

@@ -42,11 +42,14 @@ type Client[T any] struct {
 	window  int64  // how long past its freshness an entry is kept, for StaleFor and StaleIfError
 	local   Source // what a hit in peek is: SourceHit, or SourceNearHit
 	clone   func(T) T
+	sure    int64 // what surelyFresh takes off a deadline: window, or so much that it is never sure
 	opts    options
-	gone    error // what a remembered "not found" returns
-	instant bool  // the store is in this process altogether: what peek does not find is not there
-	spread  bool  // several processes refresh the same entries, and should not do it together
+	gone    error       // what a remembered "not found" returns
+	instant bool        // the store is in this process altogether: what peek does not find is not there
+	down    func() bool // the backend does not answer
+	spread  bool        // several processes refresh the same entries, and should not do it together
 
+	watchers  watchers
 	stats     counters
 	refreshes chan struct{} // holds one element a refresh under way
 	repeats   *repeats      // of invalidations that have failed
@@ -111,7 +114,7 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	if err != nil {
 		return err
 	}
-	return c.backendError(c.store.set(ctx, key, c.entry(value, ttl, c.clock.now(), 0)))
+	return c.writeError(c.store.set(ctx, key, c.entry(value, ttl, c.clock.now(), 0)))
 }
 
 // Delete removes what is cached under key. After it has returned nil, no call of this process returns what
@@ -129,7 +132,7 @@ func (c *Client[T]) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	return c.backendError(c.store.delete(ctx, key))
+	return c.writeError(c.store.delete(ctx, key))
 }
 
 // Clear removes everything that this cache keeps, and nothing of any other, and voids running fetches as
@@ -143,7 +146,7 @@ func (c *Client[T]) Clear(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.backendError(c.store.clear(ctx))
+	return c.writeError(c.store.clear(ctx))
 }
 
 // Health returns nil if the backend answers, and otherwise an error that matches [ErrUnavailable] and the
@@ -174,6 +177,8 @@ func (c *Client[T]) Close() error {
 func (c *Client[T]) Stats() Stats {
 	s := c.stats.snapshot()
 	s.Entries, s.Evictions, s.Expirations = c.store.figures()
+	s.Flights = c.flights.underWay()
+	s.BackendDown = c.down()
 	return s
 }
 
@@ -202,9 +207,10 @@ func checkKey(key string) error {
 }
 
 // surelyFresh reports whether e is fresh by the coarse clock, and needs no refresh. False means: look
-// closer. It is all that stands between a look-up in memory and its answer, and is false after Close.
+// closer. It is all that stands between a look-up in memory and its answer, and is false after Close, and
+// always if somebody observes hits: those are told on the long way.
 func (c *Client[T]) surelyFresh(e *entry[T]) bool {
-	return !e.negative() && c.clock.before(e.deadline-c.window-e.early())
+	return !e.negative() && c.clock.before(e.deadline-c.sure-e.early())
 }
 
 func (c *Client[T]) countLocalHit() {
@@ -223,12 +229,12 @@ func (c *Client[T]) get(ctx context.Context, key string, kept *entry[T]) (value 
 	switch {
 	case err != nil:
 		if errors.Is(err, ErrInvalidValue) {
-			c.stats.misses.Add(1)
+			c.missed()
 			err = fmt.Errorf("%w: %w", ErrMiss, err)
 		}
 		return value, err
 	case f.state == absent || f.state == stale:
-		c.stats.misses.Add(1)
+		c.missed()
 		return value, ErrMiss
 	}
 	r, err := c.hit(f)
@@ -301,13 +307,20 @@ func (c *Client[T]) hit(f found[T]) (r Result[T], err error) {
 	r.Age = f.entry.age(f.now)
 	if f.entry.negative() {
 		c.stats.negative.Add(1)
+		c.observe(Event{Kind: EventNegative})
 		r.Source = SourceNegative
 		return r, c.gone
 	}
-	if f.state == stale {
+	switch {
+	case f.state == stale:
 		c.stats.stale.Add(1)
+		c.observe(Event{Kind: EventStale})
 		r.Source = SourceStale
 		r.Staleness = time.Duration(f.now - f.entry.freshUntil(c.window))
+	case r.Source == SourceNearHit:
+		c.watchers.hit(EventNearHit)
+	default:
+		c.watchers.hit(EventHit)
 	}
 	r.Value = c.copied(f.entry.value)
 	return r, nil
@@ -319,13 +332,4 @@ func (c *Client[T]) copied(value T) T {
 		return c.clone(value)
 	}
 	return value
-}
-
-// backendError counts an error of the backend, and lets every error through.
-func (c *Client[T]) backendError(err error) error {
-	if err != nil && errors.Is(err, ErrUnavailable) {
-		c.stats.backendErrors.Add(1)
-		c.observe(Event{Kind: EventBackendError, Err: err})
-	}
-	return err
 }

@@ -73,6 +73,13 @@ func (e *notFoundError) Error() string { return "cacheaside: not found: " + e.ca
 
 func (e *notFoundError) Unwrap() []error { return []error{ErrNotFound, e.cause} }
 
+// limitError says which limit a value is over. Its text quotes nothing but numbers, so it may be logged.
+type limitError struct{ text string }
+
+func (e *limitError) Error() string { return ErrInvalidValue.Error() + ": " + e.text }
+
+func (e *limitError) Unwrap() error { return ErrInvalidValue }
+
 // fieldError says which field of a Config has a value that it must not have.
 func fieldError(field string, value any, allowed string) error {
 	return fmt.Errorf("%w: %s is %v, allowed: %s", ErrInvalidConfig, field, value, allowed)

@@ -55,9 +55,9 @@ func (c *Client[T]) run(f *flight[T]) {
 	if own := f.context == &f.own; own && f.found.entry != nil {
 		f.context.previous = f.found.entry
 	}
-	c.stats.fetches.Add(1)
-	if f.background {
-		c.stats.refreshes.Add(1)
+	ctx, call := c.fetching(f.context, f.background)
+	if call != nil {
+		f.call.Store(call)
 	}
 	var value T
 	var err error
@@ -66,9 +66,9 @@ func (c *Client[T]) run(f *flight[T]) {
 		if !returned {
 			err = abnormal(recover())
 		}
-		c.settle(f, value, err, c.fetched(f.context, err))
+		c.settle(f, value, err, c.fetched(call, f.context, err))
 	}()
-	value, err = f.fetch(f.context, f.key)
+	value, err = f.fetch(ctx, f.key)
 	returned = true
 }
 
@@ -169,17 +169,11 @@ func (c *Client[T]) giveUp(key string, held lease[T], remove bool) {
 	_ = c.backendError(c.store.abandon(context.Background(), key, held, remove)) // counted and observed
 }
 
-// fetched takes note that a fetch has returned, and returns the time.
-func (c *Client[T]) fetched(f *flightContext, err error) (now int64) {
-	now = c.clock.now()
-	c.observe(Event{Kind: EventFetch, Err: err, Duration: time.Duration(now - f.begun)})
-	return now
-}
-
 // settle ends the flight with the outcome of its fetch, which returned at now, having kept what is to be
 // kept, so that the next look-up of those who wait finds it.
 func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 	took := time.Duration(now - f.context.begun)
+	err = c.explain(f.context, err)
 	ttl := f.ttl
 	if override := f.context.ttl.Load(); override != ttlUnset && ttl > 0 { // without a ttl there is no lease
 		ttl = time.Duration(override)
@@ -192,14 +186,30 @@ func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 		c.drop(f, false)
 	case c.isNotFound(err):
 		c.notFound(f, now, store)
-		if !errors.Is(err, ErrNotFound) {
-			err = &notFoundError{cause: err}
-		}
 	default:
 		c.flights.fail(f, err)
 		return
 	}
 	f.end(Result[T]{Value: value, Source: SourceFetched}, err)
+}
+
+// explain returns the error of a fetch under f as its callers get it.
+func (c *Client[T]) explain(f *flightContext, err error) error {
+	switch {
+	case err == nil || errors.Is(err, ErrNotFound):
+		return err
+	case c.isNotFound(err):
+		return &notFoundError{cause: err}
+	}
+	return f.explain(err)
+}
+
+// lost is called when f has ended by the failure of its fetch, or by its time.
+func (c *Client[T]) lost(f *flight[T], err error) {
+	if f.context.countsFailure() {
+		c.stats.fetchErrors.Add(1)
+	}
+	c.tell(f.call.Load(), f.context, err, c.clock.now())
 }
 
 // notFound keeps the answer that the source has none for NegativeTTL. If that is off, it at least removes

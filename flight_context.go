@@ -2,6 +2,8 @@ package cacheaside
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -34,6 +36,10 @@ type flightContext struct {
 	failed    atomic.Bool  // its failure has been counted
 
 	collective atomic.Pointer[flightContext] // of the fetch of several keys that this one is part of; see batcher.go
+
+	trace  *flightTrace // nil unless somebody follows fetches
+	called atomic.Int64 // of a fetch that several are part of: when the source was called; 0 before
+	told   atomic.Bool  // the same: its end has been told
 
 	mu    sync.Mutex
 	inner atomic.Pointer[cancellable] // written under mu
@@ -107,6 +113,14 @@ var canceled, deadlineExceeded = context.Canceled, context.DeadlineExceeded
 
 // expire makes deadlineExceeded the reason of the end that is about to come.
 func (f *flightContext) expire() { f.err.CompareAndSwap(nil, &deadlineExceeded) }
+
+// explain tells a fetch that gave up because its time was over from one that met another deadline.
+func (f *flightContext) explain(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrFetchTimeout) && f.late() {
+		return fmt.Errorf("%w: %w", ErrFetchTimeout, err)
+	}
+	return err
+}
 
 // done takes note that one of its flights has ended, and ends the context with the last.
 func (f *flightContext) done() {

@@ -236,6 +236,7 @@ func (a *aside[T]) fill(ctx context.Context, key string, l lease[T], e entry[T],
 	if ms, ok := a.form.millisecondsLeft(&e); ok {
 		px = strconv.FormatInt(ms, 10)
 	}
+	a.write(key)
 	defer a.forget(key)
 	value := rueidis.BinaryString(data)
 	if l.aside.replaces == "" {
@@ -255,6 +256,7 @@ func (a *aside[T]) abandon(ctx context.Context, key string, l lease[T], remove b
 		return nil
 	}
 	if remove && l.aside.replaces != "" {
+		a.write(key)
 		defer a.forget(key)
 		if _, err := a.script(ctx, dropScript, a.redisKey(key), l.aside.replaces, strconv.Itoa(l.aside.length)); err != nil {
 			return err

@@ -122,7 +122,7 @@ func (c *Client[T]) askedAt() (t time.Time) {
 // fetchOrJoin waits for the flight of the key, having started it if there was none.
 func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], error) {
 	if err := q.shard.cooling(q.key); err != nil {
-		c.stats.misses.Add(1)
+		c.missed()
 		return c.insteadOf(err, q.found)
 	}
 	inside := flightOf(ctx)
@@ -131,10 +131,9 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], 
 		return Result[T]{}, err
 	}
 	if started {
-		c.stats.misses.Add(1)
+		c.missed()
 	} else {
-		c.stats.joined.Add(1)
-		c.observe(Event{Kind: EventJoined})
+		c.joined(ctx, f)
 	}
 	var soft <-chan struct{}
 	if c.mayOutlive(&q.found) {

@@ -108,7 +108,7 @@ func (m *memory[T]) weight(key string, value T) uint32 {
 }
 
 func tooHeavy(weight uint32) error {
-	return fmt.Errorf("%w: its weight of %d is more than one part of the cache may hold", ErrInvalidValue, weight)
+	return &limitError{fmt.Sprintf("its weight of %d is more than one part of the cache may hold", weight)}
 }
 
 // keep makes sure that an entry with this deadline will be reaped, and that it does not outlive close: that

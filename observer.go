@@ -1,49 +1,70 @@
 package cacheaside
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"sync/atomic"
 	"time"
 )
 
-// Observer is told what a cache does besides answering from what it keeps: hits are counted in [Stats]
-// only, so that an observer costs them nothing. Observe is called on the goroutine on which the event
-// happens, so it must return soon, be safe for concurrent use, and not use the cache.
+// Observer is told what a cache does. Fresh hits, by far the most frequent, are left out so that an
+// observer costs them nothing: [Stats] counts them, and a [HitObserver] is told of them too.
+//
+// Observe is called on the goroutine on which the event happens, sometimes with a lock held, so it must
+// return soon, be safe for concurrent use, and call no method of the cache but Stats.
 type Observer interface {
 	Observe(Event)
 }
 
-// Event is one thing that a cache did. It never holds a key or a value.
+// HitObserver is an Observer that is told of fresh hits as well. It makes every hit take the long way, which
+// reads the clock and costs some five times as much; none of it is paid for an Observer without the method.
+type HitObserver interface {
+	Observer
+	ObserveHit(Event) // EventHit or EventNearHit
+}
+
+// Event is one thing that a cache did. It never holds a key or a value, but Err is what the source, the
+// codec or Redis said, and its text may quote either.
 type Event struct {
-	Kind     EventKind
-	Cache    string        // the cache's name
-	Duration time.Duration // of a fetch
-	Err      error         // of a fetch or a backend; nil if it went well
+	Kind       EventKind
+	Cache      string        // the cache's name; "" for EventBackendDown and EventBackendUp, which concern all of a backend
+	Duration   time.Duration // of a fetch
+	Background bool          // of a fetch: it refreshes a value, and nobody waits for it
+	Err        error         // of a fetch or a backend; nil if it went well
 }
 
 // EventKind says what happened.
 type EventKind uint8
 
 const (
-	EventFetch              EventKind = iota + 1 // a fetch returned; Duration, and Err if it failed
-	EventJoined                                  // a look-up waits for a fetch that another had started
+	EventHit                EventKind = iota + 1 // a fresh value was returned; for a HitObserver only
+	EventNearHit                                 // the same, by rueidis-aside without asking Redis
+	EventNegative                                // a remembered "not found" was returned
 	EventStale                                   // a value past its ttl was returned
+	EventMiss                                    // a look-up found nothing usable, and waits for nobody else's fetch
+	EventJoined                                  // a look-up waits for a fetch that another had started
+	EventFetch                                   // a fetch returned, or its time was over; Duration, Background, and Err if it failed
 	EventDiscarded                               // a fetched value was not stored: the key was set or deleted meanwhile
 	EventUnstorable                              // a fetched value could not be encoded, or was too large; Err
 	EventEvicted                                 // an entry was dropped for want of room
+	EventInvalidated                             // a key that this process kept was changed by another, or expired in Redis
 	EventBackendError                            // the backend did not answer, or refused; Err
-	EventBackendDown                             // the backend is not asked any more until it answers a probe; Err
-	EventBackendUp                               // the backend answers again
-	EventInvalidated                             // another process changed a key that this one kept
+	EventWriteFailed                             // the same, of a Set, Delete or Clear: what was there before may still be there; Err
 	EventInvalidationFailed                      // what Mutate wrote is not removed from the backend yet, and tried again; Err
 	EventInvalidationLost                        // the same, and not tried any more: an old value may be kept until its ttl; Err
+	EventBackendDown                             // the backend is not asked any more until it answers a probe; Err
+	EventBackendUp                               // the backend answers again
 )
 
 var eventNames = [...]string{
-	"none", "fetch", "joined", "stale", "discarded", "unstorable", "evicted", "backend error", "backend down",
-	"backend up", "invalidated", "invalidation failed", "invalidation lost",
+	"none", "hit", "near hit", "negative", "stale", "miss", "joined", "fetch", "discarded", "unstorable",
+	"evicted", "invalidated", "backend error", "write failed", "invalidation failed", "invalidation lost",
+	"backend down", "backend up",
 }
 
-// String returns the event's name as it is used in logs.
+// String returns the event's name as the documentation has it.
 func (k EventKind) String() string {
 	if int(k) < len(eventNames) {
 		return eventNames[k]
@@ -51,9 +72,151 @@ func (k EventKind) String() string {
 	return fmt.Sprintf("EventKind(%d)", k)
 }
 
-func (c *Client[T]) observe(e Event) {
-	if c.opts.observer != nil {
-		e.Cache = c.cfg.Name
-		c.opts.observer.Observe(e)
+// Outcome says how the fetch of an EventFetch ended: "ok", "not_found" (the source has none, which is no
+// failure), "timeout" (of [Config.FetchTimeout]), "panic" (a Goexit too), or "error". It is made to be the
+// label of a metric.
+func (e Event) Outcome() string {
+	var panicked *PanicError
+	switch {
+	case e.Err == nil:
+		return "ok"
+	case errors.As(e.Err, &panicked), errors.Is(e.Err, ErrGoexit):
+		return "panic"
+	case errors.Is(e.Err, ErrNotFound):
+		return "not_found"
+	case errors.Is(e.Err, ErrFetchTimeout):
+		return "timeout"
+	default:
+		return "error"
+	}
+}
+
+// watchers are the observers of a cache, sorted by what they want to be told.
+type watchers struct {
+	cache   string
+	all     []Observer
+	hits    []HitObserver
+	tracers []FetchTracer
+}
+
+// newWatchers returns those that o names, the log among them.
+func newWatchers(cache string, o options) watchers {
+	w := watchers{cache: cache, all: slices.Clip(o.observers)}
+	if o.logger != nil {
+		w.all = append(w.all, newLog(o.logger))
+	}
+	for _, observer := range w.all {
+		if h, ok := observer.(HitObserver); ok {
+			w.hits = append(w.hits, h)
+		}
+		if t, ok := observer.(FetchTracer); ok {
+			w.tracers = append(w.tracers, t)
+		}
+	}
+	return w
+}
+
+func (w *watchers) observe(e Event) {
+	if len(w.all) == 0 {
+		return
+	}
+	e.Cache = w.cache
+	for _, o := range w.all {
+		o.Observe(e)
+	}
+}
+
+// hit tells of a hit that is neither stale nor negative.
+func (w *watchers) hit(kind EventKind) {
+	for _, o := range w.hits {
+		o.ObserveHit(Event{Kind: kind, Cache: w.cache})
+	}
+}
+
+func (c *Client[T]) observe(e Event) { c.watchers.observe(e) }
+
+// missed counts a look-up that found nothing usable.
+func (c *Client[T]) missed() {
+	c.stats.misses.Add(1)
+	c.observe(Event{Kind: EventMiss})
+}
+
+// joined counts a look-up that waits for a fetch which another one has started.
+func (c *Client[T]) joined(ctx context.Context, f *flight[T]) {
+	c.stats.joined.Add(1)
+	c.observe(Event{Kind: EventJoined})
+	f.context.trace.join(ctx)
+}
+
+// invalidated counts an entry that was dropped because it has changed in Redis.
+func (c *Client[T]) invalidated() {
+	c.stats.invalidations.Add(1)
+	c.observe(Event{Kind: EventInvalidated})
+}
+
+// backendError counts an error of the backend, and lets every error through.
+func (c *Client[T]) backendError(err error) error {
+	if err != nil && errors.Is(err, ErrUnavailable) {
+		c.stats.backendErrors.Add(1)
+		c.observe(Event{Kind: EventBackendError, Err: err})
+	}
+	return err
+}
+
+// writeError is backendError for a Set, Delete or Clear, whose failure may leave wrong values behind.
+func (c *Client[T]) writeError(err error) error {
+	if err != nil && errors.Is(err, ErrUnavailable) {
+		c.stats.backendErrors.Add(1)
+		c.stats.writeErrors.Add(1)
+		c.observe(Event{Kind: EventWriteFailed, Err: err})
+	}
+	return err
+}
+
+// fetchCall is a call of the source that somebody observes.
+type fetchCall struct {
+	begun      int64
+	background bool
+	trace      *flightTrace
+	told       atomic.Bool // its end has been told
+}
+
+// fetching counts a fetch that is about to begin, and returns the context to fetch under; and a record of
+// it if somebody observes, for fetched.
+func (c *Client[T]) fetching(f *flightContext, background bool) (context.Context, *fetchCall) {
+	c.stats.fetches.Add(1)
+	if background {
+		c.stats.refreshes.Add(1)
+	}
+	if len(c.watchers.all) == 0 {
+		return f, nil
+	}
+	ctx, trace := f.trace.begin(f, &c.watchers, background)
+	return ctx, &fetchCall{begun: c.clock.now(), background: background, trace: trace}
+}
+
+// fetched takes note that a fetch under f has returned, and returns the time.
+func (c *Client[T]) fetched(call *fetchCall, f *flightContext, err error) (now int64) {
+	now = c.clock.now()
+	c.tell(call, f, err, now)
+	return now
+}
+
+// tell tells of the end of a fetch under f, if it has begun and nobody has told yet: that it returned, or
+// that its time was over. A fetch that several flights are part of is told of once.
+func (c *Client[T]) tell(call *fetchCall, f *flightContext, err error, now int64) {
+	if call == nil || !call.told.CompareAndSwap(false, true) {
+		return
+	}
+	begun := call.begun
+	all := f.collective.Load()
+	if all != nil && all.called.Load() > 0 {
+		begun = all.called.Load()
+	}
+	err = c.explain(f, err)
+	e := Event{Kind: EventFetch, Cache: c.cfg.Name, Duration: time.Duration(now - begun), Background: call.background, Err: err}
+	call.trace.end(e)
+	if all == nil || all.told.CompareAndSwap(false, true) {
+		c.observe(e)
 	}
 }

@@ -21,7 +21,7 @@ type options struct {
 	clone        any // func(T) T
 	weigher      any // func(string, T) int
 	notFound     []error
-	observer     Observer
+	observers    []Observer
 	logger       *slog.Logger
 	rueidis      []any // func(*rueidis.ClientOption), kept untyped so that only conn.go imports rueidis
 	fetchContext func(context.Context) context.Context
@@ -37,6 +37,7 @@ func collect(opts []Option) options {
 func (o options) with(opts []Option) options {
 	o.notFound = slices.Clip(o.notFound)
 	o.rueidis = slices.Clip(o.rueidis)
+	o.observers = slices.Clip(o.observers)
 	for _, opt := range opts {
 		if opt != nil {
 			opt(&o)
@@ -97,17 +98,22 @@ func WithWeigher[T any](weigh func(key string, value T) int) Option {
 	}
 }
 
-// WithObserver reports what the cache does to observer. See [Observer].
+// WithObserver reports what the cache does to observer; see [Observer], [HitObserver] and [FetchTracer]. It
+// may be given several times, for several observers.
 func WithObserver(observer Observer) Option {
 	return func(o *options) {
-		if o.observer = observer; observer == nil {
+		if observer == nil {
 			o.fail("WithObserver", "an Observer")
+			return
 		}
+		o.observers = append(o.observers, observer)
 	}
 }
 
-// WithLogger logs what an operator should know, such as a backend that went away and came back. No
-// value, key or password is logged. Defaults to no logging.
+// WithLogger logs what an operator should know: a backend that went away or came back, failed writes, a
+// panic in a fetch, a failed refresh, values that cannot be stored. Each kind of line comes once in ten
+// seconds at most, with the number of those left out. No value, key or password is logged, and no text of
+// an error that could quote one, such as a source's: an [Observer] gets those whole. Defaults to no logging.
 func WithLogger(logger *slog.Logger) Option {
 	return func(o *options) {
 		if o.logger = logger; logger == nil {

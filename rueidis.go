@@ -89,6 +89,20 @@ func isWrongType(err error) bool {
 	return ok && strings.HasPrefix(re.Error(), "WRONGTYPE")
 }
 
+// replyCode returns the code of an error that Redis replied, "OOM" say, and "" for any other error. What
+// follows the code may quote the command, with the key and the value.
+func replyCode(err error) string {
+	re, ok := err.(*rueidis.RedisError)
+	if !ok {
+		return ""
+	}
+	code, _, _ := strings.Cut(re.Error(), " ")
+	if code == "" || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		return "an error"
+	}
+	return code
+}
+
 // acquire has nothing to do: the flights are the lease, and other processes fetch for themselves.
 func (r *remote[T]) acquire(_ context.Context, _ string, seen *entry[T], _ bool) (lease[T], *entry[T], error) {
 	return lease[T]{seen: seen}, nil, nil

@@ -2,8 +2,6 @@ package cacheaside
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"hash/maphash"
 	"runtime/debug"
 	"sync"
@@ -25,8 +23,8 @@ type flights[T any] struct {
 	flightRules
 	clock  *clock
 	crew   *crew
-	run    func(*flight[T]) // what a flight does; it must end it
-	lost   func()           // called when flights have ended by a fetch's failure, or by its time
+	run    func(*flight[T])        // what a flight does; it must end it
+	lost   func(*flight[T], error) // called when flights have ended by a fetch's failure, or by its time
 	seed   maphash.Seed
 	shards [flightShards]flightShard[T]
 }
@@ -36,6 +34,7 @@ type flightRules struct {
 	timeout  time.Duration // when a flight ends; zero or less: when its fetch does
 	cooldown time.Duration // how long the error of a failed fetch stands for the next one
 	instant  bool          // storing a result takes no time: it is done under the shard's lock
+	traced   bool          // somebody wants to follow each fetch
 }
 
 const flightShards = 16
@@ -74,8 +73,9 @@ type flight[T any] struct {
 	result  Result[T]      // set before done is closed, not changed after
 	err     error
 
-	background bool      // nobody waits for it
-	lease      *lease[T] // the right to fill the key, where that is more than to be its flight
+	background bool                      // nobody waits for it
+	call       atomic.Pointer[fetchCall] // of the source, once it is made; nil if nobody observes
+	lease      *lease[T]                 // the right to fill the key, where that is more than to be its flight
 
 	// Guarded by shard.mu.
 	void       bool          // what it fetches must not be stored
@@ -85,7 +85,7 @@ type flight[T any] struct {
 	prev, next *flight[T]
 }
 
-func newFlights[T any](rules flightRules, clock *clock, run func(*flight[T]), lost func()) *flights[T] {
+func newFlights[T any](rules flightRules, clock *clock, run func(*flight[T]), lost func(*flight[T], error)) *flights[T] {
 	g := &flights[T]{flightRules: rules, clock: clock, crew: newCrew(), run: run, lost: lost, seed: maphash.MakeSeed()}
 	for i := range g.shards {
 		g.shards[i].filling = make(map[string]*flight[T])
@@ -130,6 +130,9 @@ func (g *flights[T]) join(ctx context.Context, inside *flightContext, q *request
 func (g *flights[T]) open(ctx context.Context, c, parent *flightContext) {
 	c.values, c.owner, c.parent = context.WithoutCancel(ctx), g, parent
 	c.ttl.Store(ttlUnset)
+	if g.traced {
+		c.trace = &flightTrace{starter: c.values}
+	}
 	c.begun = g.clock.now()
 	c.deadline = never
 	if g.timeout > 0 {
@@ -185,10 +188,10 @@ type goexit struct{}
 
 // fail ends f with the error of its fetch, and remembers that for ErrorCooldown.
 func (g *flights[T]) fail(f *flight[T], err error) {
-	err = f.explain(err)
+	err = f.context.explain(err)
 	f.shard.chill(f.key, err, g.cooldown)
-	if f.end(Result[T]{}, err) && f.context.countsFailure() {
-		g.lost()
+	if f.end(Result[T]{}, err) {
+		g.lost(f, err)
 	}
 }
 
@@ -232,14 +235,6 @@ func (f *flight[T]) held() lease[T] {
 		return *f.lease
 	}
 	return lease[T]{seen: f.found.entry}
-}
-
-// explain tells a fetch that gave up because its time was over from one that met another deadline.
-func (f *flight[T]) explain(err error) error {
-	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrFetchTimeout) && f.context.late() {
-		return fmt.Errorf("%w: %w", ErrFetchTimeout, err)
-	}
-	return err
 }
 
 // detachLocked makes the next caller of key start a flight of its own.

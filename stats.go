@@ -9,7 +9,9 @@ import (
 // Stats are a cache's counts since it was made. Each look-up of a key counts as exactly one of Hits,
 // Misses and Joined.
 type Stats struct {
-	Entries int // held by this process at present
+	Entries     int  // held by this process at present
+	Flights     int  // fetches under way at present, or waiting for another process to fetch
+	BackendDown bool // the backend has not answered, and is not asked until it answers a probe
 
 	Hits      uint64 // look-ups answered by a kept entry, fresh or stale
 	NearHits  uint64 // those of Hits that rueidis-aside answered without asking Redis
@@ -25,9 +27,12 @@ type Stats struct {
 	Discarded        uint64 // fetched values not stored because of a Delete or Set meanwhile
 	Unstorable       uint64 // fetched values not stored because they could not be encoded or were too large
 	BackendErrors    uint64 // operations that the backend did not answer, or refused
+	WriteErrors      uint64 // those of BackendErrors that were a Set, Delete or Clear
 
 	Evictions   uint64 // entries dropped for want of room
 	Expirations uint64 // entries removed by the reaper
+
+	Invalidations uint64 // entries of this process that were dropped because another one changed them, or they expired in Redis
 }
 
 // counters are what Stats is made of.
@@ -37,7 +42,8 @@ type counters struct {
 	stale, negative, misses, joined         atomic.Uint64
 	fetches, fetchErrors, refreshes         atomic.Uint64
 	refreshesRefused, discarded, unstorable atomic.Uint64
-	backendErrors                           atomic.Uint64
+	backendErrors, writeErrors              atomic.Uint64
+	invalidations                           atomic.Uint64
 }
 
 func newCounters() counters { return counters{hits: newStriped(), near: newStriped()} }
@@ -57,6 +63,8 @@ func (c *counters) snapshot() Stats {
 		Discarded:        c.discarded.Load(),
 		Unstorable:       c.unstorable.Load(),
 		BackendErrors:    c.backendErrors.Load(),
+		WriteErrors:      c.writeErrors.Load(),
+		Invalidations:    c.invalidations.Load(),
 	}
 }
 

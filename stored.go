@@ -67,7 +67,7 @@ func (f *form[T]) encode(key string, e *entry[T], took time.Duration) ([]byte, e
 		return nil, fmt.Errorf("%w: it cannot be encoded: %w", ErrInvalidValue, err)
 	}
 	if len(b) > f.maxBytes {
-		return nil, fmt.Errorf("%w: %d bytes encoded, allowed by MaxValueBytes: %d", ErrInvalidValue, len(b), f.maxBytes)
+		return nil, &limitError{fmt.Sprintf("%d bytes encoded, allowed by MaxValueBytes: %d", len(b), f.maxBytes)}
 	}
 	return b, nil
 }
@@ -78,7 +78,7 @@ var errLease = fmt.Errorf("%w: a lease", ErrInvalidValue)
 // decode reads a stored form. An error matches ErrInvalidValue; errLease stands for a lease.
 func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
 	if len(data) > f.maxBytes {
-		return nil, fmt.Errorf("%w: %d bytes stored, allowed by MaxValueBytes: %d", ErrInvalidValue, len(data), f.maxBytes)
+		return nil, &limitError{fmt.Sprintf("%d bytes stored, allowed by MaxValueBytes: %d", len(data), f.maxBytes)}
 	}
 	if len(data) == 0 || data[0] != magic {
 		return f.decodeBare(data)
