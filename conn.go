@@ -175,7 +175,8 @@ func (n *conn) connect(ctx context.Context) error {
 		if err != nil && hopeless(err) {
 			n.close()
 			if errors.Is(err, rueidis.ErrNoCache) {
-				return fmt.Errorf("%w: the backend rueidis-aside needs Redis 6 or newer with RESP3, and a user that may call CLIENT TRACKING; without them use rueidis: %w", ErrInvalidConfig, err)
+				return fmt.Errorf("%w: the backend rueidis-aside needs Redis 6 or newer with RESP3, "+
+					"and a user that may call CLIENT TRACKING; without them use rueidis: %w", ErrInvalidConfig, err)
 			}
 			return fmt.Errorf("cacheaside: connecting to Redis: %w", err)
 		}

@@ -23,6 +23,7 @@ type Event struct {
 // EventKind says what happened.
 type EventKind uint8
 
+// The kinds of an [Event].
 const (
 	EventFetch              EventKind = iota + 1 // a fetch returned; Duration, and Err if it failed
 	EventJoined                                  // a look-up waits for a fetch that another had started
