@@ -198,9 +198,14 @@ func (c Config) checkNumbers() error {
 		name  string
 		value time.Duration
 	}{
-		{"LocalTTL", c.LocalTTL}, {"OpTimeout", c.OpTimeout}, {"LeaseTTL", c.LeaseTTL},
-		{"NegativeTTL", c.NegativeTTL}, {"StaleFor", c.StaleFor}, {"StaleIfError", c.StaleIfError},
-		{"SoftTimeout", c.SoftTimeout}, {"ErrorCooldown", c.ErrorCooldown},
+		{"LocalTTL", c.LocalTTL},
+		{"OpTimeout", c.OpTimeout},
+		{"LeaseTTL", c.LeaseTTL},
+		{"NegativeTTL", c.NegativeTTL},
+		{"StaleFor", c.StaleFor},
+		{"StaleIfError", c.StaleIfError},
+		{"SoftTimeout", c.SoftTimeout},
+		{"ErrorCooldown", c.ErrorCooldown},
 	} {
 		if f.value < 0 {
 			return fieldError(f.name, f.value, "zero for the default, or more")

@@ -296,7 +296,7 @@ func checkErrors(e *env) {
 		require.Error(e, err)
 		require.NotContains(e, err.Error(), "secret")
 	}
-	require.True(e, errors.Is(err, context.DeadlineExceeded))
+	require.ErrorIs(e, err, context.DeadlineExceeded)
 }
 
 func checkNoMixUp(e *env) {

@@ -10,6 +10,7 @@ import (
 // Source says where the value of a [Result] came from.
 type Source uint8
 
+// The sources of a [Result].
 const (
 	SourceHit      Source = iota + 1 // it was kept, and within its ttl
 	SourceNearHit                    // the same, in this process, on rueidis-aside

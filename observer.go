@@ -38,6 +38,7 @@ type Event struct {
 // EventKind says what happened.
 type EventKind uint8
 
+// The kinds of an [Event].
 const (
 	EventHit                EventKind = iota + 1 // a fresh value was returned; for a HitObserver only
 	EventNearHit                                 // the same, by rueidis-aside without asking Redis

@@ -125,7 +125,7 @@ func TestSeveralUsersAreFetchedByOneQuery(t *testing.T) {
 	send(t, http.MethodGet, url+"/users/2", "")
 	status, body := send(t, http.MethodGet, url+"/users?ids=3,2,1,99,3", "")
 	require.Equal(t, http.StatusOK, status)
-	require.Equal(t, `[{"id":3,"name":"user 3","email":""},{"id":2,"name":"user 2","email":""},{"id":1,"name":"user 1","email":""}]`, body)
+	require.JSONEq(t, `[{"id":3,"name":"user 3","email":""},{"id":2,"name":"user 2","email":""},{"id":1,"name":"user 1","email":""}]`, body)
 	require.EqualValues(t, 1, source.queries.Load())
 	require.EqualValues(t, 1, source.batches.Load())
 }

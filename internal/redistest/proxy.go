@@ -192,11 +192,7 @@ func (p *Proxy) attach(l *link, server net.Conn) bool {
 		return false
 	}
 	l.server = server
-	p.workers.Add(1)
-	go func() { // ends when the link is closed
-		defer p.workers.Done()
-		p.pump(l, server, l.client, true)
-	}()
+	p.workers.Go(func() { p.pump(l, server, l.client, true) }) // ends when the link is closed
 	return true
 }
 

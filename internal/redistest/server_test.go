@@ -33,7 +33,7 @@ func TestCommandReturnsEveryKindOfReply(t *testing.T) {
 	s := Start(t)
 	require.Equal(t, "OK", s.Must("SET", "key", "line\r\nline"))
 	require.Equal(t, "line\r\nline", s.Must("GET", "key"))
-	require.Equal(t, "", s.Must("GETRANGE", "missing", "0", "1"))
+	require.Empty(t, s.Must("GETRANGE", "missing", "0", "1"))
 	require.Nil(t, s.Must("GET", "missing"))
 	require.Equal(t, int64(1), s.Must("DEL", "key"))
 	require.Equal(t, []any{int64(1), "two", nil, []any{}}, s.Must("EVAL", "return {1, 'two', false, {}}", "0"))
