@@ -63,14 +63,16 @@ func (c *clock) deadline(now int64, ttl time.Duration) int64 {
 	return now + int64(ttl)
 }
 
-// at converts a wall-clock time in unix milliseconds to this clock.
+// at converts a wall-clock time in unix milliseconds to this clock. A time further away than never, before
+// or after, is taken to be that far.
 func (c *clock) at(unixMilli int64) int64 {
-	left := unixMilli - time.Now().UnixMilli()
+	wall := time.Now().UnixMilli()
 	now := int64(time.Since(c.base))
-	if left >= (never-now)/int64(time.Millisecond) {
+	most := (never - now) / int64(time.Millisecond)
+	if unixMilli >= wall+most {
 		return never
 	}
-	return now + left*int64(time.Millisecond)
+	return now + (max(unixMilli, wall-most)-wall)*int64(time.Millisecond)
 }
 
 // unixMilli converts a time of this clock to the wall clock, to the nearest millisecond.

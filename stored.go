@@ -193,6 +193,7 @@ func describe(b *strings.Builder, t reflect.Type, seen map[reflect.Type]bool) {
 		b.WriteString(" " + t.Name())
 	}
 	if seen[t] {
+		b.WriteString(" " + t.String())
 		return
 	}
 	seen[t] = true

@@ -1,29 +1,279 @@
 package cacheaside
 
 import (
+	"encoding/binary"
+	"encoding/json"
+	"math"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
 // formOf returns the stored form of a cache's values, as it is on a backend that processes share.
-func formOf[T any](t *testing.T, cfg Config, codec Codec[T]) form[T] {
+func formOf[T any](t testing.TB, cfg Config, codec Codec[T]) *form[T] {
 	t.Helper()
-	c, err := NewMemory[T](cfg)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	c := newTestCache[T](t, cfg)
 	c.spread = true
-	return c.form(codec)
+	f := c.form(codec)
+	return &f
+}
+
+// requireEncoded returns the stored form of e.
+func requireEncoded[T any](t testing.TB, f *form[T], key string, e entry[T], took time.Duration) []byte {
+	t.Helper()
+	b, err := f.encode(key, &e, took)
+	require.NoError(t, err)
+	return b
+}
+
+func TestStoredFormIsWhatItsCommentSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := formOf(t, Config{StaleFor: time.Hour}, StringCodec())
+		now := f.clock.now()
+		b := requireEncoded(t, f, "k", newEntry("value", now, f.clock.deadline(now, time.Minute), f.window, 0), 1234*time.Millisecond)
+		require.Equal(t, []byte{0xCA, 0x11, 3, 0}, b[:4])
+		require.Equal(t, f.fingerprint, binary.BigEndian.Uint32(b[4:]))
+		require.EqualValues(t, time.Now().Add(time.Minute).UnixMilli(), binary.BigEndian.Uint64(b[8:]), "without the stale window")
+		require.EqualValues(t, time.Now().UnixMilli(), binary.BigEndian.Uint64(b[16:]))
+		require.EqualValues(t, 1234, binary.BigEndian.Uint32(b[24:]))
+		require.Equal(t, hashKey("k"), binary.BigEndian.Uint32(b[28:]))
+		require.Equal(t, "value", string(b[32:]))
+
+		b = requireEncoded(t, f, "k", newEntry("", now, never, f.window, 0), 1<<62)
+		require.EqualValues(t, math.MaxInt64, binary.BigEndian.Uint64(b[8:]))
+		require.EqualValues(t, math.MaxUint32, binary.BigEndian.Uint32(b[24:]), "a cost is clamped")
+		require.Len(t, b, headerBytes)
+
+		b = requireEncoded(t, f, "k", negativeEntry[string](now, f.clock.deadline(now, time.Second)), 0)
+		require.EqualValues(t, 0x12, b[1])
+		require.Len(t, b, headerBytes, "a negative entry holds no value")
+	})
+}
+
+func TestStoredEntriesComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		writer := formOf(t, Config{StaleFor: time.Hour}, JSONCodec[record]())
+		time.Sleep(time.Hour + 500*time.Microsecond) // another process has a clock of its own
+		reader := formOf(t, Config{StaleFor: 2 * time.Hour}, JSONCodec[record]())
+		now := writer.clock.now()
+		for _, ttl := range []time.Duration{time.Millisecond, time.Minute, 1000 * 24 * time.Hour} {
+			b := requireEncoded(t, writer, "k", newEntry(aRecord, now, writer.clock.deadline(now, ttl), writer.window, 0), 0)
+			e, err := reader.decode("k", b)
+			require.NoError(t, err)
+			require.Equal(t, aRecord, e.value)
+			require.False(t, e.negative())
+			require.InDelta(t, reader.clock.now()+int64(ttl), e.freshUntil(reader.window), float64(time.Millisecond))
+			require.Equal(t, int64(2*time.Hour), e.deadline-e.freshUntil(reader.window), "how long it is stale is the reader's affair")
+			time.Sleep(5 * time.Second)
+			e, err = reader.decode("k", b)
+			require.NoError(t, err)
+			require.InDelta(t, 5*time.Second, e.age(reader.clock.now()), float64(time.Millisecond))
+			now = writer.clock.now()
+		}
+		e, err := reader.decode("k", requireEncoded(t, writer, "k", newEntry(aRecord, now, never, writer.window, 0), 0))
+		require.NoError(t, err)
+		require.Equal(t, never, e.deadline)
+
+		e, err = reader.decode("k", requireEncoded(t, writer, "k", negativeEntry[record](now, writer.clock.deadline(now, time.Minute)), 0))
+		require.NoError(t, err)
+		require.True(t, e.negative())
+		require.InDelta(t, reader.clock.now()+int64(time.Minute), e.deadline, float64(time.Millisecond))
+	})
+}
+
+func TestBytesOfAnotherOriginAreRefused(t *testing.T) {
+	f := formOf(t, Config{MaxValueBytes: 200}, JSONCodec[record]())
+	good := requireEncoded(t, f, "k", newEntry(record{Name: "n"}, 0, never, 0, 0), 0)
+	_, err := f.decode("k", good)
+	require.NoError(t, err)
+	change := func(at int, to byte) []byte {
+		b := append([]byte{}, good...)
+		b[at] = to
+		return b
+	}
+	for name, bad := range map[string]struct {
+		data []byte
+		text string
+	}{
+		"nothing":             {nil, "cannot be decoded"},
+		"too long":            {append(good, make([]byte, 200)...), "MaxValueBytes: 200"},
+		"too short":           {good[:headerBytes-1], "too few"},
+		"one byte":            {good[:1], "too few"},
+		"another version":     {change(1, 0x21), "0x21"},
+		"no version":          {change(1, 0x01), "0x1"},
+		"an unknown kind":     {change(1, 0x14), "0x14"},
+		"another codec":       {change(2, 2), "codec 2"},
+		"another type":        {change(7, good[7]+1), "another type"},
+		"another key":         {change(31, good[31]+1), "another key"},
+		"a value that is not": {append(append([]byte{}, good[:headerBytes]...), `{"name":"secret"`...), "cannot be decoded"},
+		"a bare value, too":   {[]byte(`{"name":7,"secret"}`), "cannot be decoded"},
+		"a value cut short":   {good[:len(good)-1], "cannot be decoded"},
+		"only a header":       {good[:headerBytes], "cannot be decoded"},
+	} {
+		_, err := f.decode("k", bad.data)
+		require.ErrorIs(t, err, ErrInvalidValue, name)
+		require.ErrorContains(t, err, bad.text, name)
+		require.NotContains(t, err.Error(), "secret", name)
+	}
+	_, err = f.decode("k", []byte(`{"name":7}`))
+	var wrongType *json.UnmarshalTypeError
+	require.ErrorAs(t, err, &wrongType, "the decoder's own error is there for who looks for it")
+	_, err = f.decode("other", good)
+	require.ErrorIs(t, err, ErrInvalidValue, "a reply of another key is not taken")
+}
+
+func TestBareValuesAreReadable(t *testing.T) {
+	f := formOf(t, Config{}, JSONCodec[record]())
+	e, err := f.decode("k", []byte(`{"ID":7,"name":"from before"}`))
+	require.NoError(t, err)
+	require.Equal(t, record{ID: 7, Name: "from before"}, e.value)
+	require.Equal(t, never, e.deadline, "Redis says when it ends")
+	require.Zero(t, e.early())
+	text, err := formOf(t, Config{}, StringCodec()).decode("k", nil)
+	require.NoError(t, err)
+	require.Empty(t, text.value, "an empty string is a value of this codec")
+}
+
+func TestLeasesAreNoValues(t *testing.T) {
+	f := formOf(t, Config{}, StringCodec())
+	tokens := make(map[string]bool)
+	for range 1000 {
+		token := newToken()
+		tokens[token] = true
+		require.True(t, isLease(token))
+		require.True(t, isLease([]byte(token)))
+		_, err := f.decode("k", []byte(token))
+		require.Equal(t, errLease, err)
+		require.ErrorIs(t, err, ErrInvalidValue)
+	}
+	require.Len(t, tokens, 1000, "no two are the same")
+	for _, value := range []string{"", "\xCA", "\xCA\x11", "\xCB\x13", "{}"} {
+		require.False(t, isLease(value), "%x", value)
+	}
+}
+
+func TestEncodeRefusesWhatCannotBeKept(t *testing.T) {
+	const most = headerBytes + 10
+	f := formOf(t, Config{MaxValueBytes: most}, StringCodec())
+	encode := func(value string) error {
+		e := newEntry(value, 0, never, 0, 0)
+		b, err := f.encode("k", &e, 0)
+		require.Equal(t, err == nil, b != nil)
+		return err
+	}
+	require.NoError(t, encode(strings.Repeat("v", 10)))
+	err := encode(strings.Repeat("v", 11))
+	require.ErrorIs(t, err, ErrInvalidValue)
+	require.ErrorContains(t, err, "43 bytes")
+	require.ErrorContains(t, err, "MaxValueBytes: 42")
+	require.NotContains(t, err.Error(), "vv")
+
+	failing := formOf[string](t, Config{}, xorCodec{errCodec})
+	e := newEntry("v", 0, never, 0, 0)
+	_, err = failing.encode("k", &e, 0)
+	require.ErrorIs(t, err, ErrInvalidValue)
+	require.ErrorIs(t, err, errCodec)
+	_, err = failing.decode("k", []byte("v"))
+	require.ErrorIs(t, err, errCodec)
+	require.NotContains(t, err.Error(), "secret")
+
+	own := formOf[string](t, Config{}, xorCodec{})
+	read, err := own.decode("k", requireEncoded(t, own, "k", newEntry("v", 0, never, 0, 0), 0))
+	require.NoError(t, err)
+	require.Equal(t, "v", read.value)
+}
+
+func TestEachEncodingIsASliceOfItsOwn(t *testing.T) {
+	f := formOf(t, Config{}, StringCodec())
+	e := newEntry("v", 0, never, 0, 0)
+	a, b := requireEncoded(t, f, "k", e, 0), requireEncoded(t, f, "k", e, 0)
+	clear(a)
+	require.Equal(t, "v", string(b[headerBytes:]), "a client may still be writing the one when the other is made")
+}
+
+func TestMillisecondsLeftAreRoundedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := formOf(t, Config{StaleFor: time.Second}, StringCodec())
+		now := f.clock.now()
+		for ttl, want := range map[time.Duration]int64{
+			time.Millisecond: 1001, time.Nanosecond: 1001, 1500 * time.Microsecond: 1002, -time.Hour: 1, -time.Second: 1,
+		} {
+			e := newEntry("v", now, now+int64(ttl), f.window, 0)
+			left, ok := f.millisecondsLeft(&e)
+			require.True(t, ok)
+			require.Equal(t, want, left, ttl)
+		}
+		e := newEntry("v", now, never, f.window, 0)
+		_, ok := f.millisecondsLeft(&e)
+		require.False(t, ok)
+	})
+}
+
+func TestFingerprintsTellShapesApart(t *testing.T) {
+	type list struct {
+		Next *list
+		V    int
+	}
+	type named struct{ A int }
+	type embedded struct{ named }
+	same := fingerprintOf[struct{ A int }]()
+	require.Equal(t, same, fingerprintOf[struct{ A int }]())
+	require.Equal(t, same, fingerprintOf[struct {
+		A int
+		b string
+	}](), "what is not exported is not stored")
+	different := map[string]uint32{
+		"field":     fingerprintOf[struct{ A int }](),
+		"of a type": fingerprintOf[struct{ A int32 }](),
+		"of a name": fingerprintOf[struct{ B int }](),
+		"with a tag": fingerprintOf[struct {
+			A int `json:"a"`
+		}](),
+		"two":          fingerprintOf[struct{ A, B int }](),
+		"other order":  fingerprintOf[struct{ B, A int }](),
+		"pointer":      fingerprintOf[*struct{ A int }](),
+		"slice":        fingerprintOf[[]struct{ A int }](),
+		"array":        fingerprintOf[[2]struct{ A int }](),
+		"longer array": fingerprintOf[[3]struct{ A int }](),
+		"map":          fingerprintOf[map[string]int](),
+		"map of other": fingerprintOf[map[string]string](),
+		"map by other": fingerprintOf[map[int]int](),
+		"int":          fingerprintOf[int](),
+		"string":       fingerprintOf[string](),
+		"bytes":        fingerprintOf[[]byte](),
+		"any":          fingerprintOf[any](),
+		"duration":     fingerprintOf[time.Duration](),
+		"time":         fingerprintOf[time.Time](),
+		"named":        fingerprintOf[named](),
+		"embedded":     fingerprintOf[embedded](),
+		"recursive":    fingerprintOf[list](),
+		"record":       fingerprintOf[record](),
+		"a b a": fingerprintOf[struct {
+			A []int
+			B []string
+			C []int
+		}](),
+		"a b b": fingerprintOf[struct {
+			A []int
+			B []string
+			C []string
+		}](),
+	}
+	seen := make(map[uint32]string)
+	for name, fingerprint := range different {
+		require.Empty(t, seen[fingerprint], name)
+		seen[fingerprint] = name
+	}
 }
 
 func TestRefreshAheadIsSpreadOverProcesses(t *testing.T) {
 	const ttl, took, processes, rounds = time.Minute, 100 * time.Millisecond, 50, 40
 	f := formOf(t, Config{RefreshAhead: 0.5}, StringCodec())
 	now := f.clock.now()
-	e := newEntry("v", now, f.clock.deadline(now, ttl), f.window, 0)
-	stored, err := f.encode(key, &e, took)
-	require.NoError(t, err)
+	stored := requireEncoded(t, f, key, newEntry("v", now, f.clock.deadline(now, ttl), f.window, 0), took)
 	together := 0
 	for range rounds {
 		var first int64
@@ -48,9 +298,7 @@ func TestRefreshAheadIsSpreadOverProcesses(t *testing.T) {
 func TestRefreshAheadOfAnExpensiveFetchIsNotAtOnce(t *testing.T) {
 	f := formOf(t, Config{RefreshAhead: 0.5}, StringCodec())
 	now := f.clock.now()
-	e := newEntry("v", now, f.clock.deadline(now, time.Second), f.window, 0)
-	stored, err := f.encode(key, &e, time.Hour)
-	require.NoError(t, err)
+	stored := requireEncoded(t, f, key, newEntry("v", now, f.clock.deadline(now, time.Second), f.window, 0), time.Hour)
 	for range 100 {
 		read, err := f.decode(key, stored)
 		require.NoError(t, err)
