@@ -229,7 +229,10 @@ func (c *Client[T]) openStore(b *Backend, weigh func(string, T) int) error {
 	r := remote[T]{conn: b.conn, form: c.form(codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":"}
 	if c.cfg.Backend == BackendRueidis {
 		c.store = &r
-		return nil
+		return b.conn.permitted(r.name, needs)
+	}
+	if err := errors.Join(b.conn.permitted(r.name, needsOfAside), b.conn.permitted(leaseName(r.name), needs)); err != nil {
+		return err
 	}
 	c.local = SourceNearHit
 	a, err := newAside(r, b.hub, c.cfg, c.invalidated, evicted)

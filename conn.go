@@ -160,12 +160,12 @@ func (n *conn) close() {
 }
 
 // hopeless reports whether err will not go away by waiting: wrong credentials, a missing permission, a
-// database that is not there, TLS that does not fit, or a server that cannot track.
+// database or a master set that is not there, TLS that does not fit, or a server that cannot track.
 func hopeless(err error) bool {
 	if re, ok := rueidis.IsRedisErr(err); ok {
 		return !notServing(re) && !re.IsClusterDown() && !re.IsTryAgain()
 	}
 	var certificate *tls.CertificateVerificationError
-	return errors.Is(err, rueidis.ErrNoCache) || errors.Is(err, errSpeaksTLS) || errors.Is(err, errSpeaksPlain) ||
+	return errors.Is(err, rueidis.ErrNoCache) || rueidis.IsRedisNil(err) || errors.Is(err, errSpeaksTLS) || errors.Is(err, errSpeaksPlain) ||
 		errors.As(err, &certificate)
 }

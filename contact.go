@@ -24,7 +24,10 @@ var (
 // firstContact makes the client, and looks for the reason if Redis does not answer properly.
 func (n *conn) firstContact() error {
 	err := n.makeClient()
-	if _, ok := rueidis.IsRedisErr(err); ok || err == nil || errors.Is(err, syscall.ECONNREFUSED) || n.closing.Load() {
+	if err == nil || hopeless(err) || errors.Is(err, syscall.ECONNREFUSED) || n.closing.Load() {
+		return err
+	}
+	if _, ok := rueidis.IsRedisErr(err); ok {
 		return err
 	}
 	for _, address := range n.option.InitAddress {
@@ -91,8 +94,12 @@ func (n *conn) explain(err error) error {
 			user = "default"
 		}
 		return fmt.Errorf("%w: Redis does not know user %q with this password: %w", ErrInvalidConfig, user, err)
+	case strings.HasPrefix(text, "NOAUTH") && n.option.Sentinel.MasterSet != "":
+		return fmt.Errorf("%w: Redis, or a sentinel, wants a password, and none is configured (that of sentinels is given by WithRueidisOption): %w", ErrInvalidConfig, err)
 	case strings.HasPrefix(text, "NOAUTH"):
 		return fmt.Errorf("%w: Redis wants a password, and none is configured: %w", ErrInvalidConfig, err)
+	case strings.Contains(strings.ToLower(text), "unknown command 'sentinel'"):
+		return fmt.Errorf("%w: Redis.SentinelMaster is set, but what is at Redis.Addrs is no sentinel: %w", ErrInvalidConfig, err)
 	case rueidis.IsRedisNil(err):
 		return fmt.Errorf("%w: Redis.SentinelMaster is %q, which the sentinels do not know", ErrInvalidConfig, n.option.Sentinel.MasterSet)
 	}
@@ -113,15 +120,41 @@ var needs = []need{
 		return b.Set().Key(key).Value("").Xx().PxMilliseconds(1).Build()
 	}},
 	{"DEL", func(b rueidis.Builder, key string) rueidis.Completed { return b.Del().Key(key).Build() }},
+	{"MGET", func(b rueidis.Builder, key string) rueidis.Completed { return b.Mget().Key(key).Build() }},
 }
+
+// needsOfAside are what rueidis-aside sends besides. Without CLIENT CACHING, Redis would answer its reads
+// and never tell of a change: that must not be found out by serving what is stale.
+var needsOfAside = append(needs[:len(needs):len(needs)], []need{
+	{"CLIENT CACHING", func(b rueidis.Builder, _ string) rueidis.Completed {
+		return b.Arbitrary("CLIENT", "CACHING", "YES").Build() // the flag goes with the next command
+	}},
+	{"EVALSHA", func(b rueidis.Builder, key string) rueidis.Completed {
+		return b.Evalsha().Sha1("0000000000000000000000000000000000000000").Numkeys(1).Key(key).Build()
+	}},
+	{"EVAL, or in a script TYPE, STRLEN, GETRANGE or PEXPIRE,", func(b rueidis.Builder, key string) rueidis.Completed {
+		return b.Eval().Script(checkScript).Numkeys(1).Key(key).Build()
+	}},
+}...)
+
+// checkScript calls what the scripts of rueidis-aside call, on a key that is not there, and says what of it
+// is refused.
+const checkScript = `
+for _, c in ipairs({{'TYPE'}, {'STRLEN'}, {'GETRANGE', 0, 31}, {'PEXPIRE', 1}}) do
+  local r = redis.pcall(c[1], KEYS[1], unpack(c, 2))
+  if type(r) == 'table' and r.err and string.find(r.err, 'executing the script') then
+    return redis.error_reply('NOPERM a script may not call ' .. c[1])
+  end
+end
+return 0`
 
 // unusedKey returns a key that begins with prefix and that nobody uses.
 func unusedKey(prefix string) string { return prefix + "cacheaside-check-" + rand.Text() }
 
 // permitted asks Redis whether this user may do what is needed with keys that begin with prefix, and returns
 // the refusal. It changes nothing. That Redis does not answer, or cannot do it at present, is no refusal.
-func (n *conn) permitted(ctx context.Context, prefix string, needs []need) error {
-	o, err := n.begin(ctx, false)
+func (n *conn) permitted(prefix string, needs []need) error {
+	o, err := n.begin(context.Background(), false)
 	if err != nil {
 		return nil
 	}
@@ -130,27 +163,21 @@ func (n *conn) permitted(ctx context.Context, prefix string, needs []need) error
 	for i, need := range needs {
 		commands[i] = need.build(o.B(), key)
 	}
-	var refused, other error
 	for i, reply := range o.DoMulti(o.ctx, commands...) {
-		err := reply.Error()
-		if refused == nil && isRefusal(err) {
-			refused = fmt.Errorf("%w: the user of Redis may not call %s on keys %s*: %w", ErrInvalidConfig, needs[i].what, prefix, err)
-		} else if _, ok := rueidis.IsRedisErr(err); !ok && err != nil {
-			other = err
+		if err = reply.Error(); isRefusal(err) {
+			err = fmt.Errorf("%w: the user of Redis may not call %s on keys %s*: %w", ErrInvalidConfig, needs[i].what, prefix, err)
+			_ = n.end(&o, nil) // nil
+			return err
 		}
 	}
-	if other != nil {
-		_ = n.end(&o, other) // counted when it is met again
-		return nil
-	}
-	_ = n.end(&o, nil) // nil
-	return refused
+	_ = n.end(&o, err) // that the connection was lost shows with the next operation too
+	return nil
 }
 
-// isRefusal reports whether a reply says that the user may not do this, by itself or within a script.
+// isRefusal reports whether a reply says that the user may not do this.
 func isRefusal(err error) bool {
 	re, ok := rueidis.IsRedisErr(err)
-	return ok && (strings.HasPrefix(re.Error(), "NOPERM") || strings.Contains(re.Error(), "The user executing the script"))
+	return ok && strings.HasPrefix(re.Error(), "NOPERM")
 }
 
 // ping is Health of a backend: whether Redis answers. It waits if the connection is being probed just now.

@@ -90,9 +90,12 @@ func newToken() string {
 
 // leaseKey is where the lease of a stale entry stands. No cache's name is empty, so no key of a cache is
 // like it.
-func (a *aside[T]) leaseKey(key string) string {
-	prefix, name, _ := strings.Cut(a.name, ":") // name ends with a colon, which no other cache's name holds
-	return prefix + "::" + name + key
+func (a *aside[T]) leaseKey(key string) string { return leaseName(a.name) + key }
+
+// leaseName is what the leases of a cache begin with whose keys begin with name.
+func leaseName(name string) string {
+	prefix, rest, _ := strings.Cut(name, ":") // rest ends with a colon, which no other cache's name holds
+	return prefix + "::" + rest
 }
 
 func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], wait bool) (lease[T], *entry[T], error) {

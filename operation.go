@@ -16,6 +16,7 @@ type op struct {
 	cancel context.CancelFunc
 	caller context.Context
 	begun  time.Time
+	ended  bool
 }
 
 // begin begins an operation for the caller with this context; end must follow unless it returns an error.
@@ -58,23 +59,24 @@ func (n *conn) ready(o *op, patient bool) error {
 	return nil
 }
 
-// end ends an operation with the error that it got. The caller's context counts first; a reply that is an
-// error is an answer, unless it says that Redis is not ready to answer anything; and anything else means
-// that the connection is to be probed before it is used again.
+// end ends an operation with the error that it got; for an operation on several keys it may be called for
+// each of them. The caller's context counts first; a reply that is an error is an answer, unless it says
+// that Redis is not ready to answer anything; and anything else means that the connection is to be probed
+// before it is used again.
 func (n *conn) end(o *op, err error) error {
 	o.release()
 	if err == nil || rueidis.IsRedisNil(err) {
-		n.load.answered()
+		n.count(o, true)
 		return nil
 	}
 	if re, ok := rueidis.IsRedisErr(err); ok {
-		n.load.answered()
+		n.count(o, true)
 		if notServing(re) {
 			n.breaker.trip(err)
 		}
 		return unavailable(err)
 	}
-	silent := n.load.failed(o.begun)
+	silent := n.count(o, false)
 	if gone := o.callerGone(err); gone != nil {
 		if silent {
 			n.breaker.suspect()
@@ -88,6 +90,20 @@ func (n *conn) end(o *op, err error) error {
 		n.breaker.trip(err)
 	}
 	return unavailable(err)
+}
+
+// count notes that an operation has ended, once, and reports whether nothing has been answered for a
+// suspiciously long time.
+func (n *conn) count(o *op, answered bool) (silent bool) {
+	if o.ended {
+		return false
+	}
+	o.ended = true
+	if answered {
+		n.load.answered()
+		return false
+	}
+	return n.load.failed(o.begun)
 }
 
 // attempt runs an operation that may well be done twice. With patient, if the connection is lost before the
@@ -110,7 +126,7 @@ func (n *conn) attempt(ctx context.Context, patient bool, do func(*op) error) er
 
 // isLost reports whether err says that the connection was lost, or could not be made.
 func isLost(err error) bool {
-	if _, ok := rueidis.IsRedisErr(err); ok || err == nil || rueidis.IsParseErr(err) {
+	if _, ok := rueidis.IsRedisErr(err); ok || err == nil || rueidis.IsRedisNil(err) || rueidis.IsParseErr(err) {
 		return false
 	}
 	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
@@ -167,5 +183,27 @@ func (l leavable) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rue
 			all[i] = rueidis.NewErrorResult(ctx.Err())
 		}
 		return all
+	}
+}
+
+// mget asks for several keys, in a cluster by one command for each slot. A key that is not there, or holds
+// no string, is a nil message.
+func (o *op) mget(keys []string) (map[string]rueidis.RedisMessage, error) {
+	l, ok := o.Client.(leavable)
+	if !ok {
+		return rueidis.MGet(o.Client, o.ctx, keys)
+	}
+	var replies map[string]rueidis.RedisMessage
+	got := make(chan error, 1)
+	go func() { // as in leavable.Do
+		all, err := rueidis.MGet(l.Client, o.ctx, keys)
+		replies = all
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		return replies, err
+	case <-o.ctx.Done():
+		return nil, o.ctx.Err()
 	}
 }

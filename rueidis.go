@@ -68,7 +68,7 @@ func (r *remote[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T]
 	for i, key := range keys {
 		redisKeys[i] = r.redisKey(key)
 	}
-	replies, err := rueidis.MGet(o.Client, o.ctx, redisKeys)
+	replies, err := o.mget(redisKeys)
 	if err := r.conn.end(&o, err); err != nil {
 		return failAll[T](len(keys), err)
 	}

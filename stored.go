@@ -20,7 +20,7 @@ import (
 //	 8-15  fresh until, unix milliseconds; the highest int64 is for ever
 //	16-23  stored at, unix milliseconds
 //	24-27  what the fetch cost, milliseconds
-//	28-31  hash of the whole key
+//	28-31  hash of the whole key and of the value's length
 //	32-    the value
 //
 // Bytes that do not begin with 0xCA are a bare payload of the codec, so that what was there before this
@@ -58,17 +58,16 @@ func (f *form[T]) encode(key string, e *entry[T], took time.Duration) ([]byte, e
 	binary.BigEndian.PutUint64(b[8:], uint64(f.clock.unixMilli(e.freshUntil(f.window))))
 	binary.BigEndian.PutUint64(b[16:], uint64(time.Now().UnixMilli()))
 	binary.BigEndian.PutUint32(b[24:], uint32(min(took.Milliseconds(), math.MaxUint32)))
-	binary.BigEndian.PutUint32(b[28:], hashKey(key))
-	if e.negative() {
-		return b, nil
+	if !e.negative() {
+		var err error
+		if b, err = f.codec.Append(b, e.value); err != nil {
+			return nil, fmt.Errorf("%w: it cannot be encoded: %w", ErrInvalidValue, err)
+		}
+		if len(b) > f.maxBytes {
+			return nil, &limitError{fmt.Sprintf("%d bytes encoded, allowed by MaxValueBytes: %d", len(b), f.maxBytes)}
+		}
 	}
-	b, err := f.codec.Append(b, e.value)
-	if err != nil {
-		return nil, fmt.Errorf("%w: it cannot be encoded: %w", ErrInvalidValue, err)
-	}
-	if len(b) > f.maxBytes {
-		return nil, &limitError{fmt.Sprintf("%d bytes encoded, allowed by MaxValueBytes: %d", len(b), f.maxBytes)}
-	}
+	binary.BigEndian.PutUint32(b[28:], seal(key, len(b)))
 	return b, nil
 }
 
@@ -136,8 +135,8 @@ func (f *form[T]) checkHeader(key string, data []byte) error {
 		return fmt.Errorf("%w: stored by codec %d, this cache's is %d", ErrInvalidValue, data[2], f.codec.ID())
 	case binary.BigEndian.Uint32(data[4:]) != f.fingerprint:
 		return fmt.Errorf("%w: stored as another type, or another shape of the type", ErrInvalidValue)
-	case binary.BigEndian.Uint32(data[28:]) != hashKey(key):
-		return fmt.Errorf("%w: stored for another key", ErrInvalidValue)
+	case binary.BigEndian.Uint32(data[28:]) != seal(key, len(data)):
+		return fmt.Errorf("%w: stored for another key, or truncated", ErrInvalidValue)
 	}
 	return nil
 }
@@ -171,7 +170,20 @@ func isLease[B []byte | string](data B) bool {
 func hashKey(key string) uint32 {
 	h := uint32(2166136261) // FNV-1a
 	for i := range len(key) {
-		h = (h ^ uint32(key[i])) * 16777619
+		h = (h ^ uint32(key[i])) * fnvPrime
+	}
+	return h
+}
+
+const fnvPrime = 16777619
+
+// seal tells the entry of a key, of this many bytes, from what was stored for another key, and from a part
+// of itself, which for some codecs would be a value too.
+func seal(key string, length int) uint32 {
+	h := hashKey(key)
+	for range 4 {
+		h = (h ^ uint32(length&0xFF)) * fnvPrime
+		length >>= 8
 	}
 	return h
 }
