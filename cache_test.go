@@ -19,9 +19,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// A cluster's client, closed as it may be, has goroutines left that sleep for five seconds and then close
-	// the connections that a change of the topology had made superfluous.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"))
+	// A cluster's client, closed as it may be, has goroutines left that sleep: to close, after five seconds,
+	// the connections that a change of the topology has made superfluous, and to space such changes.
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"),
+		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"))
 }
 
 // The conformance suite: every promise against every backend. A promise is a case, a backend is a rig.
