@@ -261,9 +261,11 @@ func (a *aside[T]) runReads(c rueidis.Client, keys []string, reads []*nearRead, 
 	}
 }
 
-// trackedGet is a read that makes Redis tell of the key's next change.
+// trackedGet is a read that makes Redis tell of the key's next change. It is pinned, which keeps the client
+// from using the command's memory again: a connection that has died may still be writing it when another
+// try, by the next connection, has got the answer.
 func (a *aside[T]) trackedGet(c rueidis.Client, key string) rueidis.Cacheable {
-	return c.B().Get().Key(a.redisKey(key)).Cache().ToStaticTTL()
+	return c.B().Get().Key(a.redisKey(key)).Cache().ToStaticTTL().Pin()
 }
 
 // endRead gives those who wait for r its reply.

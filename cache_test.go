@@ -18,7 +18,13 @@ import (
 	"github.com/cacheaside/cacheaside/internal/redistest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// A cluster's client, closed as it may be, has goroutines left that sleep: to close, after five seconds,
+	// the connections that a change of the topology has made superfluous, and to space such changes.
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"),
+		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"))
+}
 
 // The conformance suite: every promise against every backend. A promise is a case, a backend is a rig.
 // Cases are in the conformance_*_test.go files; a case that a backend does not promise names those that do.

@@ -121,7 +121,7 @@ func (n *conn) probe(ctx context.Context, brisk bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := leavable{*c}.Do(ctx, (*c).B().Ping().Build()).Error()
+	err := leavable{*c}.Do(ctx, (*c).B().Ping().Build().Pin()).Error()
 	if re, ok := rueidis.IsRedisErr(err); ok && !notServing(re) {
 		return nil // any other reply is an answer, even "no permission"
 	}

@@ -1,0 +1,171 @@
+package cacheaside
+
+import (
+	"context"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cacheaside/cacheaside/internal/redistest"
+)
+
+// forgetful leaves it to Redis to tell a process of its own writes.
+type forgetful[T any] struct{ *aside[T] }
+
+func (f forgetful[T]) set(ctx context.Context, key string, e entry[T]) error {
+	return f.remote.set(ctx, key, e)
+}
+
+func (f forgetful[T]) delete(ctx context.Context, key string) error {
+	return f.remote.delete(ctx, key)
+}
+
+// unpoisoned keeps replies to reads from before a write.
+type unpoisoned struct{ *nearConn }
+
+func (u unpoisoned) Update(key, command string, reply rueidis.RedisMessage) int64 {
+	s := u.shard(key)
+	s.mu.Lock()
+	if n := s.reads[key]; n != nil {
+		n.poison = 0
+	}
+	s.mu.Unlock()
+	return u.nearConn.Update(key, command, reply)
+}
+
+// ownWrites has writers that set or delete, and then read, each a key of its own, while others read the
+// same keys from Redis all the time. It returns how many reads were behind the write.
+func ownWrites(t *testing.T, c *Client[int64], a *aside[int64], writers, writes int) (stale int) {
+	t.Helper()
+	var wrong atomic.Int64
+	var versions [64]atomic.Int64
+	fetch := func(_ context.Context, key string) (int64, error) {
+		i, err := strconv.Atoi(key)
+		return versions[i].Load(), err
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var writing, reading sync.WaitGroup
+	for i := range writers {
+		k := strconv.Itoa(i)
+		reading.Go(func() {
+			for ctx.Err() == nil {
+				a.detachRead(k)
+				_, _ = a.lookup(ctx, k) // the writer looks at what it gets
+			}
+		})
+		writing.Go(func() {
+			for range writes {
+				v := versions[i].Add(1)
+				var err error
+				if rand.IntN(2) == 0 {
+					err = c.Set(ctx, k, v, time.Hour)
+				} else {
+					err = c.Delete(ctx, k)
+				}
+				got, err2 := c.GetWithFetch(ctx, k, time.Hour, fetch)
+				if err != nil || err2 != nil || got != v {
+					wrong.Add(1)
+				}
+			}
+		})
+	}
+	writing.Wait()
+	stop()
+	reading.Wait()
+	return int(wrong.Load())
+}
+
+func TestAProcessReadsItsOwnWrites(t *testing.T) {
+	s := redistest.Start(t)
+	cfg := asideConfig(t, s, BackendRueidisAside)
+	c := openAside[int64](t, cfg)
+	require.Zero(t, ownWrites(t, c, storeOf(c), 16, 1500))
+
+	cfg.Name = "forgetful"
+	c = openAside[int64](t, cfg)
+	a := storeOf(c)
+	c.store = forgetful[int64]{a}
+	stale := 0
+	for try := 0; stale == 0 && try < 50; try++ {
+		stale = ownWrites(t, c, a, 16, 100)
+	}
+	t.Logf("%d reads behind own writes, if it is left to Redis to tell of them", stale)
+	require.NotZero(t, stale, "otherwise the test shows nothing")
+}
+
+// stalling lets a test hold a connection's goroutine before and after it takes a reply.
+type stalling struct {
+	rueidis.CacheStore
+	armed       *atomic.Bool
+	came, take  chan struct{}
+	taken, goOn chan struct{}
+}
+
+func (s stalling) Update(key, command string, reply rueidis.RedisMessage) int64 {
+	if !s.armed.Swap(false) {
+		return s.CacheStore.Update(key, command, reply)
+	}
+	s.came <- struct{}{}
+	<-s.take
+	at := s.CacheStore.Update(key, command, reply)
+	s.taken <- struct{}{}
+	<-s.goOn
+	return at
+}
+
+// Where a client has several connections to a node, as it has to several nodes, the reply to a read may be
+// overtaken by that to a later write. It must not be kept.
+func TestAReplyThatAWriteHasOvertakenIsNotKept(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 1)
+	for _, test := range []struct {
+		name string
+		wrap func(*nearConn) rueidis.CacheStore
+		kept bool
+	}{
+		{"whole", func(c *nearConn) rueidis.CacheStore { return c }, false},
+		{"unpoisoned", func(c *nearConn) rueidis.CacheStore { return unpoisoned{c} }, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg, err := ParseConfig(cluster.URL(BackendRueidisAside, "name="+test.name))
+			require.NoError(t, err)
+			stall := stalling{armed: new(atomic.Bool), came: make(chan struct{}), take: make(chan struct{}), taken: make(chan struct{}), goOn: make(chan struct{})}
+			c := openAside[string](t, cfg, WithRueidisOption(func(o *rueidis.ClientOption) {
+				o.PipelineMultiplex = 2
+				whole := o.NewCacheStoreFn
+				o.NewCacheStoreFn = func(o rueidis.CacheStoreOption) rueidis.CacheStore {
+					s := stall
+					s.CacheStore = test.wrap(whole(o).(*nearConn))
+					return s
+				}
+			}))
+			require.NoError(t, c.Set(t.Context(), key, "old", time.Hour))
+			stall.armed.Store(true)
+			reading := make(chan error, 1)
+			go func() {
+				_, err := c.Get(t.Context(), key)
+				reading <- err
+			}()
+			<-stall.came
+			// The write goes by any of four connections, and one of them is held.
+			require.Eventually(t, func() bool { return c.Set(t.Context(), key, "new", time.Hour) == nil }, 20*time.Second, time.Millisecond)
+			stall.take <- struct{}{}
+			<-stall.taken
+			kept := storeOf(c).peek(key)
+			stall.goOn <- struct{}{}
+			<-reading
+			if test.kept {
+				require.NotNil(t, kept, "otherwise the test shows nothing")
+				require.Equal(t, "old", kept.value)
+			} else {
+				require.Nil(t, kept)
+			}
+		})
+	}
+}
