@@ -189,9 +189,7 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 		release:   func() {},
 	}
 	c.repeats = newRepeats(c.Delete, func(err error) { c.observe(Event{Kind: EventInvalidationLost, Err: err}) })
-	if c.sure = c.window; len(c.watchers.hits) > 0 {
-		c.sure = never
-	}
+	c.setSure()
 	if err := c.openStore(b, weigh); err != nil {
 		return nil, err
 	}

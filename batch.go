@@ -242,6 +242,7 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 		q := &all[i]
 		q.key, q.shard, q.found.state = key, c.flights.shard(key), absent
 		q.ended = q.shard.ended.Load()
+		c.sampled(key)
 		if e := c.store.peek(key); e != nil {
 			q.found = c.judge(e, c.clock.now())
 			q.found.near = true

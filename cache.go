@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -42,7 +43,7 @@ type Client[T any] struct {
 	window  int64  // how long past its freshness an entry is kept, for StaleFor and StaleIfError
 	local   Source // what a hit in peek is: SourceHit, or SourceNearHit
 	clone   func(T) T
-	sure    int64 // what surelyFresh takes off a deadline: window, or so much that it is never sure
+	sure    atomic.Int64 // what surelyFresh takes off a deadline; see setSure
 	opts    options
 	gone    error       // what a remembered "not found" returns
 	instant bool        // the store is in this process altogether: what peek does not find is not there
@@ -51,8 +52,10 @@ type Client[T any] struct {
 
 	watchers  watchers
 	stats     counters
-	refreshes chan struct{} // holds one element a refresh under way
-	repeats   *repeats      // of invalidations that have failed
+	refreshes chan struct{}              // holds one element a refresh under way
+	sampler   atomic.Pointer[keySampler] // nil unless keys are sampled
+	sampling  sync.Mutex                 // held by who samples them
+	repeats   *repeats                   // of invalidations that have failed
 
 	closing sync.Once
 	closed  chan struct{}
@@ -208,9 +211,9 @@ func checkKey(key string) error {
 
 // surelyFresh reports whether e is fresh by the coarse clock, and needs no refresh. False means: look
 // closer. It is all that stands between a look-up in memory and its answer, and is false after Close, and
-// always if somebody observes hits: those are told on the long way.
+// while somebody wants to know of every hit: those are told on the long way.
 func (c *Client[T]) surelyFresh(e *entry[T]) bool {
-	return !e.negative() && c.clock.before(e.deadline-c.sure-e.early())
+	return !e.negative() && c.clock.before(e.deadline-c.sure.Load()-e.early())
 }
 
 func (c *Client[T]) countLocalHit() {
@@ -225,6 +228,7 @@ func (c *Client[T]) get(ctx context.Context, key string, kept *entry[T]) (value 
 	if err := c.check(ctx, key); err != nil {
 		return value, err
 	}
+	c.sampled(key)
 	f, err := c.find(ctx, key, kept)
 	switch {
 	case err != nil:

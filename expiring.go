@@ -14,16 +14,15 @@ import (
 type expiring[V any] struct {
 	*table.Map[V]
 	clock       *clock
-	deadline    func(*V) int64 // when a value expires, on the clock
-	reaper      *reaper        // nil: expired values stay until they are asked for
-	reaping     atomic.Bool    // the reaper is awake, or being woken
+	reaper      *reaper     // nil: expired values stay until they are asked for
+	reaping     atomic.Bool // the reaper is awake, or being woken
 	expirations atomic.Uint64
 }
 
 // newExpiring returns a table that holds up to most (zero or less: any number) by weight. deadline tells
 // when a value expires, on the clock; evicted is called when one is dropped for want of room.
 func newExpiring[V any](most int, interval time.Duration, c *clock, deadline func(*V) int64, evicted func()) *expiring[V] {
-	t := &expiring[V]{clock: c, deadline: deadline}
+	t := &expiring[V]{clock: c}
 	t.Map = table.New(table.Options[V]{
 		Capacity: int64(max(most, 0)),
 		Deadline: func(v *V) int64 {

@@ -2,7 +2,11 @@ package cacheaside
 
 import (
 	"cmp"
+	"context"
 	"slices"
+	"strings"
+	"sync"
+	"time"
 )
 
 // Config returns the configuration that is in force, its defaults filled in, without its passwords.
@@ -14,50 +18,99 @@ func (c *Client[T]) Config() Config {
 	return cfg
 }
 
-// HotKey is a key that is asked for often.
+// KeySample is what [Client.SampleKeys] saw.
+type KeySample struct {
+	Lookups int           // how many look-ups
+	Took    time.Duration // in how long
+	Keys    []HotKey      // those that were asked for most, the hottest first
+}
+
+// HotKey is a key that was asked for.
 type HotKey struct {
-	Key string
-
-	// Heat compares keys of one cache with each other. It is what the eviction policy knows: it grows with
-	// the hits up to 18, which the hottest keys share, and fades as other keys are asked for.
-	Heat int
+	Key     string
+	Lookups int // of its sample's
 }
 
-// HotKeys returns up to most of the keys that this process keeps, the hottest first. It looks at every
-// entry, without holding anybody up, and is made for people, not for programs. There are none on backends
-// that keep nothing in this process.
-func (c *Client[T]) HotKeys(most int) []HotKey {
-	if t, ok := c.store.(interface{ hottest(most int) []HotKey }); ok && most > 0 {
-		return t.hottest(most)
+// maxSampled is after how many look-ups a sample ends: enough to tell the share of a key to within a
+// percent.
+const maxSampled = 1 << 14
+
+// SampleKeys watches the look-ups of this process, of kept keys and others, for a while, and returns which
+// keys were asked for most, up to most of them. It ends early with ctx, with the cache, and when it has
+// seen enough, which in a busy process takes some milliseconds. One sample is taken at a time; others wait.
+//
+// Until it ends, hits take the long way, at several times their cost; before and after that, the
+// possibility costs them nothing.
+func (c *Client[T]) SampleKeys(ctx context.Context, while time.Duration, most int) KeySample {
+	c.sampling.Lock()
+	defer c.sampling.Unlock()
+	s := &keySampler{counts: make(map[string]int), full: make(chan struct{})}
+	begun := time.Now()
+	c.sampler.Store(s)
+	c.setSure()
+	defer func() {
+		c.sampler.Store(nil)
+		c.setSure()
+	}()
+	t := time.NewTimer(while)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.full:
+	case <-ctx.Done():
+	case <-c.closed:
 	}
-	return nil
+	return s.result(time.Since(begun), most)
 }
 
-// hottest returns up to most of the keys in t, the hottest first.
-func (t *expiring[V]) hottest(most int) []HotKey {
-	var hot []HotKey
-	least := 0 // what it takes to be among the hottest, as far as the walk has come
-	now := t.clock.now()
-	t.Range(func(key string, v *V, hits uint32) bool {
-		if int(hits) < least || t.deadline(v) <= now {
-			return true
-		}
-		hot = append(hot, HotKey{Key: key, Heat: int(hits)})
-		if len(hot) >= 8*most+64 {
-			hot = keepHottest(hot, most)
-			least = hot[most-1].Heat
-		}
-		return true
-	})
-	return keepHottest(hot, most)
+// setSure sets what surelyFresh takes off a deadline: the window, or so much that it is never sure, when
+// somebody wants to know of every hit, so that all take the long way.
+func (c *Client[T]) setSure() {
+	if len(c.watchers.hits) > 0 || c.sampler.Load() != nil {
+		c.sure.Store(never)
+		return
+	}
+	c.sure.Store(c.window)
 }
 
-func (a *aside[T]) hottest(most int) []HotKey { return a.near.hottest(most) }
+// sampled notes a look-up of key, if a sample is being taken.
+func (c *Client[T]) sampled(key string) {
+	if s := c.sampler.Load(); s != nil {
+		s.add(key)
+	}
+}
 
-// keepHottest sorts hot, keys of equal heat by their names, and cuts it.
-func keepHottest(hot []HotKey, most int) []HotKey {
-	slices.SortFunc(hot, func(a, b HotKey) int {
-		return cmp.Or(cmp.Compare(b.Heat, a.Heat), cmp.Compare(a.Key, b.Key))
+// keySampler counts the look-ups of each key.
+type keySampler struct {
+	full chan struct{} // closed when there are enough
+
+	mu     sync.Mutex
+	counts map[string]int
+	total  int
+}
+
+func (s *keySampler) add(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.total >= maxSampled {
+		return
+	}
+	s.counts[key]++
+	if s.total++; s.total == maxSampled {
+		close(s.full)
+	}
+}
+
+// result returns up to most keys, those that were asked for equally often by their names.
+func (s *keySampler) result(took time.Duration, most int) KeySample {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]HotKey, 0, len(s.counts))
+	for key, n := range s.counts {
+		all = append(all, HotKey{Key: key, Lookups: n})
+	}
+	slices.SortFunc(all, func(a, b HotKey) int {
+		return cmp.Or(cmp.Compare(b.Lookups, a.Lookups), strings.Compare(a.Key, b.Key))
 	})
-	return hot[:min(most, len(hot))]
+	return KeySample{Lookups: s.total, Took: took, Keys: slices.Clone(all[:min(max(most, 0), len(all))])}
 }

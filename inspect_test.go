@@ -8,66 +8,76 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/cacheaside/cacheaside/internal/redistest"
 )
 
-func TestHotKeysAreThoseAskedForMost(t *testing.T) {
+// askFor asks for key so many times.
+func askFor(c *Client[int], key string, times int) {
+	for range times {
+		_, _ = c.Get(context.Background(), key)
+	}
+}
+
+func TestSampleTellsWhatIsAskedForMostKeptOrNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx := t.Context()
-		c, err := NewMemory[int](Config{MaxEntries: 1000})
+		c, err := NewMemory[int](Config{})
 		require.NoError(t, err)
 		defer c.Close()
-		for i := range 20 { // few, since the policy counts in a sketch, where many would meet
-			require.NoError(t, c.Set(ctx, fmt.Sprint("cold", i), i, time.Minute))
-		}
-		require.NoError(t, c.Set(ctx, "expired", 0, time.Millisecond))
-		for _, key := range []string{"expired", "b", "a", "warm"} {
-			if key != "expired" {
-				require.NoError(t, c.Set(ctx, key, 0, time.Minute))
-			}
-			for range 3 {
-				_, err := c.Get(ctx, key)
-				require.NoError(t, err)
-				if key == "warm" {
-					break
-				}
-			}
-		}
-		elapse(10 * time.Millisecond)
-		hot := c.HotKeys(3)
-		require.Len(t, hot, 3)
-		require.Equal(t, []string{"a", "b", "warm"}, []string{hot[0].Key, hot[1].Key, hot[2].Key})
-		require.Equal(t, hot[0].Heat, hot[1].Heat)
-		require.Greater(t, hot[1].Heat, hot[2].Heat)
-		require.Positive(t, hot[2].Heat)
-		require.Len(t, c.HotKeys(10_000), 23)
-		require.Empty(t, c.HotKeys(0))
-		require.Empty(t, c.HotKeys(-1))
-		require.NoError(t, c.Close())
-		require.Empty(t, c.HotKeys(3))
+		require.NoError(t, c.Set(t.Context(), "kept", 1, time.Hour))
+		askFor(c, "before", 1000)
+		go func() {
+			<-time.After(time.Second)
+			askFor(c, "kept", 30)
+			askFor(c, "absent", 20)
+			_, _ = c.GetMany(t.Context(), []string{"a", "b", "kept"})
+			_, _ = c.GetWithFetch(t.Context(), "b", time.Hour, func(context.Context, string) (int, error) { return 1, nil })
+			<-time.After(2 * time.Second)
+			askFor(c, "after", 1000)
+		}()
+		require.Equal(t, KeySample{Lookups: 54, Took: 2 * time.Second, Keys: []HotKey{
+			{"kept", 31}, {"absent", 20}, {"b", 2},
+		}}, c.SampleKeys(t.Context(), 2*time.Second, 3))
+		elapse(2 * time.Second)
+		require.Nil(t, c.sampler.Load())
+		require.Equal(t, c.window, c.sure.Load(), "hits take the short way again")
+		require.Empty(t, c.SampleKeys(t.Context(), time.Second, -1).Keys)
 	})
 }
 
-func TestHotKeysOfRueidisAsideAreTheCallersKeys(t *testing.T) {
-	redistest.Require(t)
-	s := redistest.Start(t)
-	for backend, want := range map[string]int{BackendRueidis: 0, BackendRueidisAside: 1} {
-		cfg, err := ParseConfig(s.URL(backend))
-		require.NoError(t, err)
-		c, err := Open[string](t.Context(), cfg)
-		require.NoError(t, err)
-		defer c.Close()
-		require.NoError(t, c.Set(t.Context(), "a:key", "v", time.Minute))
-		require.Eventually(t, func() bool {
-			_, err := c.Get(t.Context(), "a:key")
-			require.NoError(t, err)
-			return len(c.HotKeys(5)) == want
-		}, 10*time.Second, time.Millisecond)
-		for _, hot := range c.HotKeys(5) {
-			require.Equal(t, "a:key", hot.Key)
-		}
+func TestSampleEndsEarly(t *testing.T) {
+	for name, end := range map[string]func(*Client[int], context.CancelFunc){
+		"when it has seen enough":  func(c *Client[int], _ context.CancelFunc) { askFor(c, "k", 2*maxSampled) },
+		"when its caller has gone": func(_ *Client[int], cancel context.CancelFunc) { cancel() },
+		"when the cache is closed": func(c *Client[int], _ context.CancelFunc) { _ = c.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, err := NewMemory[int](Config{})
+				require.NoError(t, err)
+				defer c.Close()
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				go func() {
+					<-time.After(time.Second)
+					end(c, cancel)
+				}()
+				sample := c.SampleKeys(ctx, time.Hour, 5)
+				require.Equal(t, time.Second, sample.Took)
+				require.LessOrEqual(t, sample.Lookups, maxSampled)
+				synctest.Wait()
+			})
+		})
 	}
+}
+
+func TestSampleLeavesHitsObserved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, r := observed(t, Config{})
+		require.NoError(t, c.Set(t.Context(), "k", "v", time.Hour))
+		c.SampleKeys(t.Context(), time.Second, 5)
+		_, err := c.Get(t.Context(), "k")
+		require.NoError(t, err)
+		require.Equal(t, []EventKind{EventHit}, r.kinds())
+	})
 }
 
 func TestConfigOfAClientIsWhatIsInForceWithoutItsPasswords(t *testing.T) {

@@ -85,6 +85,7 @@ func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duratio
 	if fetch == nil {
 		return Result[T]{}, fmt.Errorf("%w: fetch is nil", ErrInvalidValue)
 	}
+	c.sampled(key)
 	q := request[T]{key: key, shard: c.flights.shard(key), ttl: ttl, fetch: fetch}
 	q.ended = q.shard.ended.Load()
 	begun := c.askedAt()
