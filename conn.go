@@ -46,6 +46,7 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 		}
 	}
 	n := &conn{cfg: cfg, option: option, timeouts: newOpTimeouts(cfg.OpTimeout)}
+	n.load.slots = make(chan struct{}, maxLeft)
 	n.breaker = newBreaker(n.probe, events)
 	n.option.DialCtxFn = n.wires.watch(option.DialCtxFn, n.lost)
 	return n, nil
@@ -121,7 +122,7 @@ func (n *conn) probe(ctx context.Context, brisk bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := leavable{*c}.Do(ctx, (*c).B().Ping().Build().Pin()).Error()
+	err := leavable{Client: *c}.Do(ctx, (*c).B().Ping().Build().Pin()).Error()
 	if re, ok := rueidis.IsRedisErr(err); ok && !notServing(re) {
 		return nil // any other reply is an answer, even "no permission"
 	}

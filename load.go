@@ -14,6 +14,8 @@ type load struct {
 	fullTo   atomic.Int64 // unix nanoseconds until which the queue may be full of what was given up
 	heard    atomic.Bool  // something was answered since an operation was last given up
 
+	slots chan struct{} // held by the operations that began in a crowd; see leavable
+
 	mu      sync.Mutex
 	since   time.Time // when the first was begun of those that were given up since anything was answered
 	window  time.Time // when the count of givenUp began
@@ -21,9 +23,13 @@ type load struct {
 }
 
 const (
-	// crowd is how many operations may be under way before the queue is taken for full; half of what it
-	// holds, since not all commands are counted here.
+	// crowd is how many operations may be under way before the queue is taken for full. Together with
+	// maxLeft and maxGivenUp it is somewhat less than the queue holds.
 	crowd = 512
+
+	// maxLeft is how many of those that begin in a crowd may stand in the queue, left by their callers or
+	// not.
+	maxLeft = 384
 
 	// What was given up leaves the queue when it is answered, or when the connection is found dead.
 	maxGivenUp  = 64

@@ -30,7 +30,7 @@ func (n *conn) begin(ctx context.Context, patient bool) (op, error) {
 		return op{}, err
 	}
 	if n.load.begin(o.begun) || n.wires.unsettled.Load() > 0 {
-		o.Client = leavable{o.Client}
+		o.Client = leavable{o.Client, n.load.slots}
 	}
 	return o, nil
 }
@@ -158,32 +158,75 @@ func (o *op) callerGone(err error) error {
 // leavable lets a caller leave when its context ends, where the client would not: while it waits for
 // another's dial, or for a place in a queue that is full. It costs a goroutine, so it is used only when
 // that may happen.
-type leavable struct{ rueidis.Client }
+//
+// What a caller has left stays in the client's queue. To keep room there for those who cannot leave, each
+// operation holds one of slots until it is answered, or the connection is found dead.
+type leavable struct {
+	rueidis.Client
+	slots chan struct{} // nil: there is no limit
+}
 
 func (l leavable) Do(ctx context.Context, c rueidis.Completed) rueidis.RedisResult {
-	got := make(chan rueidis.RedisResult, 1)
-	go func() { got <- l.Client.Do(ctx, c) }() // ends when the connection does, at the latest
-	select {
-	case r := <-got:
-		return r
-	case <-ctx.Done():
-		return rueidis.NewErrorResult(ctx.Err())
-	}
+	return leave(ctx, l.slots, rueidis.NewErrorResult, func() rueidis.RedisResult {
+		return l.Client.Do(context.Background(), c)
+	})
 }
 
 func (l leavable) DoMulti(ctx context.Context, multi ...rueidis.Completed) []rueidis.RedisResult {
-	got := make(chan []rueidis.RedisResult, 1)
-	go func() { got <- l.Client.DoMulti(ctx, multi...) }() // as in Do
+	failed := func(err error) []rueidis.RedisResult {
+		all := make([]rueidis.RedisResult, len(multi))
+		for i := range all {
+			all[i] = rueidis.NewErrorResult(err)
+		}
+		return all
+	}
+	return leave(ctx, l.slots, failed, func() []rueidis.RedisResult {
+		return l.Client.DoMulti(context.Background(), multi...)
+	})
+}
+
+// DoCache is called on a goroutine of its own already, see aside.go.
+func (l leavable) DoCache(ctx context.Context, c rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
+	l.slots <- struct{}{}
+	defer func() { <-l.slots }()
+	return l.Client.DoCache(ctx, c, ttl)
+}
+
+// DoMultiCache is as DoCache.
+func (l leavable) DoMultiCache(ctx context.Context, multi ...rueidis.CacheableTTL) []rueidis.RedisResult {
+	l.slots <- struct{}{}
+	defer func() { <-l.slots }()
+	return l.Client.DoMultiCache(ctx, multi...)
+}
+
+// leave returns what do returns, or what failed makes of the error of ctx if that ends first.
+func leave[R any](ctx context.Context, slots chan struct{}, failed func(error) R, do func() R) R {
+	if slots != nil {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return failed(ctx.Err())
+		}
+	}
+	got := make(chan R, 1)
+	go func() { // ends when the connection does, at the latest
+		got <- do()
+		if slots != nil {
+			<-slots
+		}
+	}()
 	select {
 	case r := <-got:
 		return r
 	case <-ctx.Done():
-		all := make([]rueidis.RedisResult, len(multi))
-		for i := range all {
-			all[i] = rueidis.NewErrorResult(ctx.Err())
-		}
-		return all
+		return failed(ctx.Err())
 	}
+}
+
+// messages are the replies to a read of several keys.
+type messages struct {
+	byKey map[string]rueidis.RedisMessage
+	err   error
 }
 
 // mget asks for several keys, in a cluster by one command for each slot. A key that is not there, or holds
@@ -193,17 +236,10 @@ func (o *op) mget(keys []string) (map[string]rueidis.RedisMessage, error) {
 	if !ok {
 		return rueidis.MGet(o.Client, o.ctx, keys)
 	}
-	var replies map[string]rueidis.RedisMessage
-	got := make(chan error, 1)
-	go func() { // as in leavable.Do
-		all, err := rueidis.MGet(l.Client, o.ctx, keys)
-		replies = all
-		got <- err
-	}()
-	select {
-	case err := <-got:
-		return replies, err
-	case <-o.ctx.Done():
-		return nil, o.ctx.Err()
-	}
+	failed := func(err error) messages { return messages{err: err} }
+	m := leave(o.ctx, l.slots, failed, func() (m messages) {
+		m.byKey, m.err = rueidis.MGet(l.Client, context.Background(), keys)
+		return m
+	})
+	return m.byKey, m.err
 }
