@@ -51,14 +51,14 @@ func TestStaleEntriesStayForTheStaleWindow(t *testing.T) {
 
 func TestWithoutAReaperExpiryIsLazy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		before := runtime.NumGoroutine()
+		before := goroutines(t)
 		c := newTestCache[int](t, Config{ReapInterval: -1})
 		for i := range 100 {
 			require.NoError(t, c.Set(t.Context(), strconv.Itoa(i), i, time.Minute))
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		require.Equal(t, before, runtime.NumGoroutine(), "nothing runs")
+		require.Equal(t, before, goroutines(t), "nothing runs")
 		require.Equal(t, 100, c.Stats().Entries, "nobody has asked for them")
 		for i := range 100 {
 			_, err := c.Get(t.Context(), strconv.Itoa(i))
