@@ -173,10 +173,11 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
+	cfg.StaleFor, cfg.StaleIfError = min(cfg.StaleFor, maxWindow), min(cfg.StaleIfError, maxWindow)
 	c := &Client[T]{
 		clock:     b.clock,
 		cfg:       cfg,
-		window:    int64(min(max(cfg.StaleFor, cfg.StaleIfError), maxWindow)),
+		window:    int64(max(cfg.StaleFor, cfg.StaleIfError)),
 		watchers:  newWatchers(cfg.Name, o),
 		down:      func() bool { return false },
 		local:     SourceHit,

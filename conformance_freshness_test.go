@@ -16,6 +16,7 @@ func init() {
 		promise{"StaleFor", "a failing source is covered up until the stale time ends", nil, checkStaleForFailing},
 		promise{"StaleFor", "a hanging source holds up nobody, and is asked again after FetchTimeout", nil, checkStaleForHanging},
 		promise{"StaleFor", "a Set and a Delete during a refresh win over it", nil, checkStaleForWrites},
+		promise{"StaleFor", "NoExpiry is for ever, here and for StaleIfError", nil, checkStaleForEver},
 		promise{"StaleFor", "one process of a fleet refreshes", onAside, checkStaleForFleet},
 		promise{"RefreshAhead", "a value is refreshed in the background after its fraction, and not before", nil, checkRefreshAhead},
 		promise{"RefreshAhead", "a slow source is asked once, and callers go on with the old value", nil, checkRefreshAheadSlow},
@@ -198,6 +199,27 @@ func checkStaleForWrites(e *env) {
 		}
 		require.NoError(e, err)
 		require.Equal(e, "set", v)
+	}
+}
+
+func checkStaleForEver(e *env) {
+	s := serve("")
+	s.set("", errSource)
+	for name, change := range map[string]func(*Config){
+		"for":      func(cfg *Config) { cfg.StaleFor = NoExpiry },
+		"if error": func(cfg *Config) { cfg.StaleIfError = NoExpiry },
+		"both":     func(cfg *Config) { cfg.StaleFor, cfg.StaleIfError = NoExpiry, NoExpiry },
+	} {
+		c := openStale(e, func(cfg *Config) {
+			cfg.Name = name
+			change(cfg)
+		})
+		if e.bubble {
+			e.pass(time.Hour)
+		}
+		v, err := c.GetWithFetch(e.Context(), key, time.Minute, s.fetch)
+		require.NoError(e, err, name)
+		require.Equal(e, "old", v)
 	}
 }
 

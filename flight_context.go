@@ -138,11 +138,14 @@ func (f *flightContext) countsFailure() bool {
 	return f.failed.CompareAndSwap(false, true)
 }
 
-// end ends the context.
+// end ends the context. One whose time is over is left to its own timer, which is due: cancelling it would
+// give what is derived from it another reason than its own.
 func (f *flightContext) end() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.err.CompareAndSwap(nil, &canceled)
+	if !f.err.CompareAndSwap(nil, &canceled) && *f.err.Load() == deadlineExceeded {
+		return
+	}
 	if in := f.inner.Load(); in != nil {
 		in.cancel()
 	}

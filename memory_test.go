@@ -1,0 +1,304 @@
+package cacheaside
+
+import (
+	"context"
+	"math"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+	"weak"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestExpiredEntriesAreGoneWithinTwoIntervalsWithoutAccess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, ttl, interval = 100_000, 50 * time.Millisecond, 2 * time.Second
+		c := newTestCache[int](t, Config{MaxEntries: -1, ReapInterval: interval})
+		require.NoError(t, c.Set(t.Context(), "stays", 1, time.Hour))
+		require.NoError(t, c.Set(t.Context(), "for ever", 1, NoExpiry))
+		for i := range n {
+			require.NoError(t, c.Set(t.Context(), strconv.Itoa(i), i, ttl))
+		}
+		require.Equal(t, n+2, c.Stats().Entries)
+		time.Sleep(2 * interval)
+		synctest.Wait()
+		stats := c.Stats()
+		require.Equal(t, 2, stats.Entries)
+		require.EqualValues(t, n, stats.Expirations)
+		require.Zero(t, stats.Evictions)
+		require.Zero(t, stats.Misses)
+	})
+}
+
+func TestStaleEntriesStayForTheStaleWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCache[int](t, Config{StaleIfError: time.Minute, ReapInterval: time.Second})
+		require.NoError(t, c.Set(t.Context(), key, 1, time.Minute))
+		time.Sleep(2*time.Minute - time.Second)
+		synctest.Wait()
+		require.Equal(t, 1, c.Stats().Entries)
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		require.Zero(t, c.Stats().Entries)
+	})
+}
+
+func TestWithoutAReaperExpiryIsLazy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before := goroutines(t)
+		c := newTestCache[int](t, Config{ReapInterval: -1})
+		for i := range 100 {
+			require.NoError(t, c.Set(t.Context(), strconv.Itoa(i), i, time.Minute))
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.Equal(t, before, goroutines(t), "nothing runs")
+		require.Equal(t, 100, c.Stats().Entries, "nobody has asked for them")
+		for i := range 100 {
+			_, err := c.Get(t.Context(), strconv.Itoa(i))
+			require.Equal(t, ErrMiss, err)
+		}
+		require.NoError(t, c.Set(t.Context(), "0", 7, time.Minute))
+		v, err := c.GetWithFetch(t.Context(), "1", time.Minute, func(context.Context, string) (int, error) { return 8, nil })
+		require.NoError(t, err, "an expired entry is in nobody's way")
+		require.Equal(t, 8, v)
+		v, err = c.Get(t.Context(), "0")
+		require.NoError(t, err)
+		require.Equal(t, 7, v)
+	})
+}
+
+func TestAForgottenCacheIsCollected(t *testing.T) {
+	clock, cache, value := forget(t)
+	defer clock.stop()
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return cache.Value() == nil && value.Value() == nil
+	}, 20*time.Second, time.Millisecond, "neither the reaper nor a timer holds it")
+}
+
+// forget makes a cache that has been used, with a reaper at work, and drops it without Close. The clock,
+// which holds nothing of the cache, would run on for a while.
+func forget(t *testing.T) (*clock, weak.Pointer[Client[*record]], weak.Pointer[record]) {
+	c, err := NewMemory[*record](Config{ReapInterval: 5 * time.Millisecond})
+	require.NoError(t, err)
+	value := &record{Name: "held by the cache alone"}
+	require.NoError(t, c.Set(t.Context(), key, value, time.Hour))
+	_, err = c.GetWithFetch(t.Context(), "fetched", time.Hour, func(context.Context, string) (*record, error) { return value, nil })
+	require.NoError(t, err)
+	require.Equal(t, 2, c.Stats().Entries)
+	return c.clock, weak.Make(c), weak.Make(value)
+}
+
+func TestCloseLetsGoOfTheValues(t *testing.T) {
+	c := newTestCache[*record](t, Config{})
+	value := &record{Name: "v"}
+	held := weak.Make(value)
+	require.NoError(t, c.Set(t.Context(), key, value, NoExpiry))
+	value = nil
+	require.NoError(t, c.Close())
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return held.Value() == nil
+	}, 20*time.Second, time.Millisecond)
+	require.Zero(t, c.Stats().Entries)
+}
+
+func TestSetsDuringCloseLeaveNothing(t *testing.T) {
+	for range 50 {
+		c := newTestCache[int](t, Config{})
+		var writers sync.WaitGroup
+		for g := range 4 {
+			writers.Go(func() {
+				for i := range 50 {
+					if c.Set(t.Context(), strconv.Itoa(g*50+i), i, time.Hour) == ErrClosed {
+						return
+					}
+				}
+			})
+		}
+		runtime.Gosched()
+		require.NoError(t, c.Close())
+		writers.Wait()
+		require.Zero(t, c.Stats().Entries)
+	}
+}
+
+func TestMaxEntriesBoundsAtEveryMoment(t *testing.T) {
+	for _, most := range []int{1, 2, 10, 1000} {
+		c := newTestCache[int](t, Config{MaxEntries: most})
+		for i := range 10 * most {
+			require.NoError(t, c.Set(t.Context(), strconv.Itoa(i), i, NoExpiry))
+			require.LessOrEqual(t, c.Stats().Entries, most)
+		}
+		stats := c.Stats()
+		require.Positive(t, stats.Entries)
+		require.EqualValues(t, 10*most-stats.Entries, stats.Evictions, "each one that is not there was evicted")
+	}
+}
+
+func TestNegativeMaxEntriesIsNoBound(t *testing.T) {
+	c := newTestCache[int](t, Config{MaxEntries: -1})
+	const n = 150_000 // more than the default bound
+	for i := range n {
+		require.NoError(t, c.Set(t.Context(), strconv.Itoa(i), i, NoExpiry))
+	}
+	require.Equal(t, n, c.Stats().Entries)
+	require.Zero(t, c.Stats().Evictions)
+}
+
+func TestWeightsAreBounded(t *testing.T) {
+	const most = 1000
+	evicted := new(recorder)
+	c := newTestCache[string](t, Config{MaxEntries: most}, WithObserver(evicted),
+		WithWeigher(func(key, value string) int { return len(value) }))
+	weight := func() (total int) {
+		for i := range 500 {
+			if v, err := c.Get(t.Context(), strconv.Itoa(i)); err == nil {
+				total += max(len(v), 1)
+			}
+		}
+		return total
+	}
+	for i := range 500 {
+		require.NoError(t, c.Set(t.Context(), strconv.Itoa(i), string(make([]byte, i%40)), NoExpiry))
+	}
+	require.LessOrEqual(t, weight(), most)
+	require.Greater(t, weight(), most/2)
+	stats := c.Stats()
+	require.EqualValues(t, 500-stats.Entries, stats.Evictions)
+	require.EqualValues(t, stats.Evictions, evicted.count(EventEvicted))
+}
+
+func TestAnEntryThatIsTooHeavyIsRefusedVisibly(t *testing.T) {
+	observer := new(recorder)
+	c := newTestCache[string](t, Config{MaxEntries: 100, StaleIfError: time.Hour}, WithObserver(observer),
+		WithWeigher(func(key, value string) int { return len(value) }))
+	heavy := string(make([]byte, 101))
+	require.NoError(t, c.Set(t.Context(), key, "light", NoExpiry))
+	err := c.Set(t.Context(), key, heavy, NoExpiry)
+	require.ErrorIs(t, err, ErrInvalidValue)
+	require.ErrorContains(t, err, "101")
+	v, err := c.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.Equal(t, "light", v, "what was there stays: the caller was told")
+
+	calls := 0
+	fetch := func(context.Context, string) (string, error) {
+		calls++
+		return heavy, nil
+	}
+	for range 2 {
+		v, err = c.GetWithFetch(t.Context(), "heavy", NoExpiry, fetch)
+		require.NoError(t, err)
+		require.Equal(t, heavy, v, "it comes back unharmed and unstored")
+	}
+	require.Equal(t, 2, calls)
+	_, err = c.Get(t.Context(), "heavy")
+	require.Equal(t, ErrMiss, err)
+	require.EqualValues(t, 2, c.Stats().Unstorable)
+	require.EqualValues(t, 2, observer.count(EventUnstorable))
+	require.Equal(t, 1, c.Stats().Entries)
+}
+
+func TestWeightsOutOfRangeAreClamped(t *testing.T) {
+	weights := map[string]int{"zero": 0, "negative": math.MinInt, "one": 1}
+	c := newTestCache[int](t, Config{MaxEntries: 3}, WithWeigher(func(key string, _ int) int { return weights[key] }))
+	for k := range weights {
+		require.NoError(t, c.Set(t.Context(), k, 1, NoExpiry))
+	}
+	require.Equal(t, 3, c.Stats().Entries, "each counts as 1")
+	weights["huge"] = math.MaxInt
+	require.ErrorIs(t, c.Set(t.Context(), "huge", 1, NoExpiry), ErrInvalidValue)
+	unbounded := newTestCache[int](t, Config{MaxEntries: -1}, WithWeigher(func(string, int) int { return math.MaxInt }))
+	require.NoError(t, unbounded.Set(t.Context(), "huge", 1, NoExpiry), "without a bound nothing is too heavy")
+}
+
+func TestClonesAreHandedOutEverywhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var cloned atomic.Int64
+		c := newTestCache[[]int](t, Config{StaleFor: time.Hour}, WithClone(func(v []int) []int {
+			cloned.Add(1)
+			return slices.Clone(v)
+		}))
+		fetch := func(context.Context, string) ([]int, error) {
+			time.Sleep(time.Second)
+			return []int{1, 2, 3}, nil
+		}
+		spoil := func(v []int, err error) {
+			t.Helper()
+			require.NoError(t, err)
+			require.Equal(t, []int{1, 2, 3}, v)
+			clear(v)
+		}
+		get := func() ([]int, error) { return c.GetWithFetch(t.Context(), key, time.Minute, fetch) }
+		var joined sync.WaitGroup
+		for range 5 {
+			joined.Go(func() { spoil(get()) })
+		}
+		joined.Wait()
+		require.EqualValues(t, 5, cloned.Load(), "those who fetch and join")
+		spoil(c.Get(t.Context(), key))
+		spoil(get())
+		spoil(c.Bind(time.Minute, fetch).Get(t.Context(), key))
+		r, err := c.Lookup(t.Context(), key, time.Minute, fetch)
+		spoil(r.Value, err)
+		require.EqualValues(t, 9, cloned.Load(), "hits")
+		time.Sleep(time.Minute)
+		spoil(get())
+		require.EqualValues(t, 10, cloned.Load(), "stale values")
+		time.Sleep(time.Minute)
+		require.NoError(t, c.Set(t.Context(), "set", []int{1, 2, 3}, time.Minute))
+		spoil(c.Get(t.Context(), "set"))
+		spoil(c.Get(t.Context(), "set"))
+	})
+}
+
+func TestWithoutAWeigherOrCloneValuesAreShared(t *testing.T) {
+	c := newTestCache[*record](t, Config{})
+	value := &record{Name: "v"}
+	require.NoError(t, c.Set(t.Context(), key, value, NoExpiry))
+	v, err := c.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.Same(t, value, v)
+}
+
+func TestNoopKeepsNothingAndSharesFetches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, err := Open[int](t.Context(), Config{Backend: BackendNoop, NegativeTTL: time.Hour, StaleFor: time.Hour})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, c.Close()) }()
+		require.NoError(t, c.Set(t.Context(), key, 1, time.Minute))
+		_, err = c.Get(t.Context(), key)
+		require.Equal(t, ErrMiss, err)
+		require.NoError(t, c.Delete(t.Context(), key))
+		require.NoError(t, c.Clear(t.Context()))
+		require.NoError(t, c.Health(t.Context()))
+		var calls atomic.Int64
+		fetch := func(context.Context, string) (int, error) {
+			time.Sleep(time.Second)
+			return int(calls.Add(1)), nil
+		}
+		for round := range 2 {
+			var all sync.WaitGroup
+			for range 10 {
+				all.Go(func() {
+					v, err := c.GetWithFetch(t.Context(), key, time.Minute, fetch)
+					require.NoError(t, err)
+					require.Equal(t, round+1, v)
+				})
+			}
+			all.Wait()
+		}
+		require.EqualValues(t, 2, calls.Load())
+		_, err = c.GetWithFetch(t.Context(), key, time.Minute, func(context.Context, string) (int, error) { return 0, ErrNotFound })
+		require.ErrorIs(t, err, ErrNotFound)
+		require.Equal(t, Stats{Misses: 4, Joined: 18, Fetches: 3}, c.Stats())
+	})
+}
