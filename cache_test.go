@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -109,7 +110,18 @@ type env struct {
 	*testing.T
 	config Config
 	bubble bool              // time is synctest's
-	server *redistest.Server // nil for a backend in this process
+	server *redistest.Server // nil for a backend in this process, and for a cluster
+
+	options []Option                           // of every cache
+	owner   func(key string) *redistest.Server // in a cluster; nil otherwise
+}
+
+// at returns the server that holds a key of Redis.
+func (e *env) at(key string) *redistest.Server {
+	if e.owner != nil {
+		return e.owner(key)
+	}
+	return e.server
 }
 
 // open opens a cache on the backend under test, with changes to its configuration, and closes it in the
@@ -120,7 +132,7 @@ func open[T any](e *env, change func(*Config), opts ...Option) *Client[T] {
 	if change != nil {
 		change(&cfg)
 	}
-	c, err := Open[T](e.Context(), cfg, opts...)
+	c, err := Open[T](e.Context(), cfg, append(slices.Clip(e.options), opts...)...)
 	require.NoError(e, err)
 	e.Cleanup(func() { require.NoError(e, c.Close()) })
 	return c

@@ -173,7 +173,8 @@ func TestCallersDoNotPayForABrokenRedis(t *testing.T) {
 type broken struct {
 	*testing.T
 	server *redistest.Server
-	proxy  *redistest.Proxy // nil if the cache is connected to the server itself
+	owner  func(key string) *redistest.Server // in a cluster; nil otherwise
+	proxy  *redistest.Proxy                   // nil if the cache is connected to the server itself
 	cache  *Client[string]
 	seen   *watcher
 
@@ -205,12 +206,14 @@ func breakRedis(t *testing.T, f fault, backend string) {
 	b.recover()
 }
 
-func (b *broken) open(backend string) {
-	cfg, err := ParseConfig(b.server.URL(backend))
-	require.NoError(b, err)
+func (b *broken) open(backend string) { b.openAt(b.server.URL(backend)) }
+
+func (b *broken) openAt(line string) {
+	cfg := config(b.T, line)
 	if b.proxy != nil {
 		cfg.Redis.Addrs = []string{b.proxy.Addr()}
 	}
+	var err error
 	begun := time.Now()
 	b.cache, err = Open[string](b.Context(), cfg, WithObserver(b.seen))
 	require.NoError(b, err, "Redis being down is no error")
@@ -333,9 +336,14 @@ func (b *broken) recover() {
 	require.Eventually(b, func() bool {
 		b.getNew()
 		k := strconv.FormatInt(b.keys.Load(), 10)
-		stored, err := b.server.Command("GET", "cache:default:"+k)
+		k = "cache:default:" + k
+		server := b.server
+		if b.owner != nil {
+			server = b.owner(k)
+		}
+		stored, err := server.Command("GET", k)
 		text, _ := stored.(string)
-		return err == nil && strings.Contains(text, "of "+k)
+		return err == nil && strings.Contains(text, "of ")
 	}, healing, 5*time.Millisecond, "what is fetched is stored again")
 	b.Logf("stored again %v after the fault", time.Since(begun).Round(time.Millisecond))
 	b.report("calls until then")

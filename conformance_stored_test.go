@@ -35,7 +35,7 @@ func redisKeyOf[T any](c *Client[T], k string) string {
 
 // put stores bytes in the place of an entry.
 func put[T any](e *env, c *Client[T], k, data string) {
-	e.server.Must("SET", redisKeyOf(c, k), data)
+	e.at(redisKeyOf(c, k)).Must("SET", redisKeyOf(c, k), data)
 }
 
 // isUnreadable expects what is under k to be a miss, which a look-up overwrites.
@@ -56,7 +56,7 @@ func isOverwritten[T any](e *env, c *Client[T], k string, value T, what string) 
 	v, err = c.Get(e.Context(), k)
 	require.NoError(e, err, what)
 	require.Equal(e, value, v, what)
-	left, _ := e.server.Must("PTTL", redisKeyOf(c, k)).(int64)
+	left, _ := e.at(redisKeyOf(c, k)).Must("PTTL", redisKeyOf(c, k)).(int64)
 	require.Positive(e, left, what)
 }
 
@@ -66,7 +66,7 @@ func checkPTTL(e *env) {
 		k := ttl.String()
 		begun := time.Now()
 		require.NoError(e, write(k))
-		reply, err := e.server.Command("PTTL", redisKeyOf(c, k))
+		reply, err := e.at(redisKeyOf(c, k)).Command("PTTL", redisKeyOf(c, k))
 		require.NoError(e, err)
 		left, _ := reply.(int64)
 		took := time.Since(begun).Milliseconds() + 1
@@ -122,7 +122,7 @@ func checkTruncated(e *env) {
 	for _, codec := range []Codec[string]{StringCodec(), JSONCodec[string]()} {
 		c := open[string](e, func(cfg *Config) { cfg.Name = fmt.Sprint(codec.ID()) }, WithCodec(codec))
 		require.NoError(e, c.Set(e.Context(), key, "0123456789", time.Minute))
-		stored, _ := e.server.Must("GET", redisKeyOf(c, key)).(string)
+		stored, _ := e.at(redisKeyOf(c, key)).Must("GET", redisKeyOf(c, key)).(string)
 		for n := 1; n < len(stored); n++ {
 			if n == 2 {
 				continue // the first bytes of a value, and nothing else
@@ -133,7 +133,7 @@ func checkTruncated(e *env) {
 		}
 		numbers := open[int](e, func(cfg *Config) { cfg.Name = "numbers" + c.cfg.Name })
 		require.NoError(e, numbers.Set(e.Context(), key, 123456, time.Minute))
-		stored, _ = e.server.Must("GET", redisKeyOf(numbers, key)).(string)
+		stored, _ = e.at(redisKeyOf(numbers, key)).Must("GET", redisKeyOf(numbers, key)).(string)
 		require.NoError(e, numbers.Delete(e.Context(), key))
 		put(e, numbers, key, stored[:len(stored)-1])
 		isUnreadable(e, numbers, key, 7, "12345")
@@ -150,10 +150,10 @@ func checkWrongType(e *env) {
 	} {
 		k := strconv.Itoa(i)
 		command[1] = redisKeyOf(c, k)
-		e.server.Must(command...)
+		e.at(command[1]).Must(command...)
 		isUnreadable(e, c, k, "value", command[0])
 		require.NoError(e, c.Delete(e.Context(), k))
-		e.server.Must(command...)
+		e.at(command[1]).Must(command...)
 		require.NoError(e, c.Set(e.Context(), k, "set", time.Minute), command[0])
 		v, err := c.Get(e.Context(), k)
 		require.NoError(e, err)
@@ -164,7 +164,7 @@ func checkWrongType(e *env) {
 func checkHugeValue(e *env) {
 	const huge = 100 << 20
 	c := open[string](e, nil)
-	e.server.Must("SETRANGE", redisKeyOf(c, key), strconv.Itoa(huge-1), "x")
+	e.at(redisKeyOf(c, key)).Must("SETRANGE", redisKeyOf(c, key), strconv.Itoa(huge-1), "x")
 	begun := time.Now()
 	isUnreadable(e, c, key, "value", "100 MB")
 	e.Logf("read and overwritten within %v", time.Since(begun).Round(time.Millisecond))
@@ -176,18 +176,18 @@ func checkForeignEntries(e *env) {
 	old := open[before](e, func(cfg *Config) { cfg.Name = "old" })
 	c := open[after](e, nil)
 	require.NoError(e, old.Set(e.Context(), key, before{"a"}, time.Minute))
-	stored, _ := e.server.Must("GET", redisKeyOf(old, key)).(string)
+	stored, _ := e.at(redisKeyOf(old, key)).Must("GET", redisKeyOf(old, key)).(string)
 	put(e, c, key, stored)
 	isUnreadable(e, c, key, after{"b", "c"}, "another type")
 
-	mine, _ := e.server.Must("GET", redisKeyOf(c, key)).(string)
+	mine, _ := e.at(redisKeyOf(c, key)).Must("GET", redisKeyOf(c, key)).(string)
 	put(e, c, "another", mine)
 	isUnreadable(e, c, "another", after{"b", "c"}, "another key's")
 
 	texts := open[string](e, func(cfg *Config) { cfg.Name = "texts" }, WithCodec(StringCodec()))
 	quoted := open[string](e, func(cfg *Config) { cfg.Name = "quoted" })
 	require.NoError(e, quoted.Set(e.Context(), key, "v", time.Minute))
-	stored, _ = e.server.Must("GET", redisKeyOf(quoted, key)).(string)
+	stored, _ = e.at(redisKeyOf(quoted, key)).Must("GET", redisKeyOf(quoted, key)).(string)
 	put(e, texts, key, stored)
 	isUnreadable(e, texts, key, "w", "another codec's")
 }
@@ -195,7 +195,7 @@ func checkForeignEntries(e *env) {
 func checkLeaseBytes(e *env) {
 	c := open[string](e, func(cfg *Config) { cfg.LeaseTTL = 200 * time.Millisecond }, WithCodec(StringCodec()))
 	token := newToken()
-	e.server.Must("SET", redisKeyOf(c, key), token, "PX", "100")
+	e.at(redisKeyOf(c, key)).Must("SET", redisKeyOf(c, key), token, "PX", "100")
 	_, err := c.Get(e.Context(), key)
 	require.ErrorIs(e, err, ErrMiss)
 	got, err := c.GetMany(e.Context(), []string{key})
@@ -203,7 +203,7 @@ func checkLeaseBytes(e *env) {
 	require.Empty(e, got)
 	isOverwritten(e, c, key, "value", "a lease")
 	bytes := open[[]byte](e, func(cfg *Config) { cfg.Name = "bytes" }, WithCodec(BytesCodec()))
-	e.server.Must("SET", redisKeyOf(bytes, key), token, "PX", "100")
+	e.at(redisKeyOf(bytes, key)).Must("SET", redisKeyOf(bytes, key), token, "PX", "100")
 	_, err = bytes.Get(e.Context(), key)
 	require.ErrorIs(e, err, ErrMiss)
 }
@@ -216,7 +216,7 @@ func checkBareJSON(e *env) {
 	c := open[user](e, nil)
 	data, err := json.Marshal(user{"bare", 7})
 	require.NoError(e, err)
-	e.server.Must("SET", redisKeyOf(c, key), string(data), "PX", "60000")
+	e.at(redisKeyOf(c, key)).Must("SET", redisKeyOf(c, key), string(data), "PX", "60000")
 	v, err := c.Get(e.Context(), key)
 	require.NoError(e, err)
 	require.Equal(e, user{"bare", 7}, v)
@@ -260,7 +260,7 @@ func checkOversized(e *env) {
 		require.EqualValues(e, i+1, c.Stats().Unstorable)
 		require.Equal(e, i+1, seen.count(EventUnstorable))
 	}
-	require.EqualValues(e, 0, e.server.Must("EXISTS", redisKeyOf(c, key)), "nor is a lease left behind")
+	require.EqualValues(e, 0, e.at(redisKeyOf(c, key)).Must("EXISTS", redisKeyOf(c, key)), "nor is a lease left behind")
 	put(e, c, key, over+strings.Repeat("v", headerBytes))
 	isUnreadable(e, c, key, "value", "stored by whoever allows more")
 }

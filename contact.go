@@ -100,7 +100,7 @@ func (n *conn) explain(err error) error {
 		return fmt.Errorf("%w: Redis wants a password, and none is configured: %w", ErrInvalidConfig, err)
 	case strings.Contains(strings.ToLower(text), "unknown command 'sentinel'"):
 		return fmt.Errorf("%w: Redis.SentinelMaster is set, but what is at Redis.Addrs is no sentinel: %w", ErrInvalidConfig, err)
-	case rueidis.IsRedisNil(err):
+	case rueidis.IsRedisNil(err), strings.Contains(text, "No such master"):
 		return fmt.Errorf("%w: Redis.SentinelMaster is %q, which the sentinels do not know", ErrInvalidConfig, n.option.Sentinel.MasterSet)
 	}
 	return fmt.Errorf("cacheaside: connecting to Redis: %w", err)
