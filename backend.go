@@ -194,6 +194,9 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 	if err := c.openStore(b, weigh); err != nil {
 		return nil, err
 	}
+	if o.mutated != nil {
+		c.store = newGuarded(c.store, cfg, c.instant, o.mutated)
+	}
 	c.flights = newFlights(flightRules{
 		timeout:  cfg.FetchTimeout,
 		cooldown: cfg.ErrorCooldown,

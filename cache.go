@@ -216,11 +216,13 @@ func (c *Client[T]) surelyFresh(e *entry[T]) bool {
 	return !e.negative() && c.clock.before(e.deadline-c.sure.Load()-e.early())
 }
 
+// countLocalHit counts once: a near hit is added to the hits when they are told.
 func (c *Client[T]) countLocalHit() {
-	c.stats.hits.add()
 	if c.local == SourceNearHit {
 		c.stats.near.add()
+		return
 	}
+	c.stats.hits.add()
 }
 
 // get is Get without its fast path. kept is what peek returned.
@@ -300,13 +302,13 @@ func (c *Client[T]) judge(e *entry[T], now int64) found[T] {
 
 // hit returns the result of a look-up that is answered by what was found, and counts it.
 func (c *Client[T]) hit(f found[T]) (r Result[T], err error) {
-	c.stats.hits.add()
-	r.Source = SourceHit
-	if f.near {
+	if r.Source = SourceHit; f.near {
 		r.Source = c.local
 	}
 	if r.Source == SourceNearHit {
 		c.stats.near.add()
+	} else {
+		c.stats.hits.add()
 	}
 	r.Age = f.entry.age(f.now)
 	if f.entry.negative() {

@@ -25,7 +25,7 @@ type options struct {
 	logger       *slog.Logger
 	rueidis      []any // func(*rueidis.ClientOption), kept untyped so that only conn.go imports rueidis
 	fetchContext func(context.Context) context.Context
-	detectWrites bool
+	mutated      func(key string)
 	err          error // the first bad option
 }
 

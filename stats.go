@@ -37,7 +37,7 @@ type Stats struct {
 
 // counters are what Stats is made of.
 type counters struct {
-	hits, near striped
+	hits, near striped // hits are those that are not near
 
 	stale, negative, misses, joined         atomic.Uint64
 	fetches, fetchErrors, refreshes         atomic.Uint64
@@ -49,9 +49,10 @@ type counters struct {
 func newCounters() counters { return counters{hits: newStriped(), near: newStriped()} }
 
 func (c *counters) snapshot() Stats {
+	near := c.near.sum()
 	return Stats{
-		Hits:             c.hits.sum(),
-		NearHits:         c.near.sum(),
+		Hits:             c.hits.sum() + near,
+		NearHits:         near,
 		StaleHits:        c.stale.Load(),
 		Negatives:        c.negative.Load(),
 		Misses:           c.misses.Load(),
