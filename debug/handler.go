@@ -20,14 +20,16 @@ import (
 type Cache interface {
 	Config() cacheaside.Config
 	Stats() cacheaside.Stats
-	HotKeys(most int) []cacheaside.HotKey
+	SampleKeys(ctx context.Context, while time.Duration, most int) cacheaside.KeySample
 	Clear(ctx context.Context) error
 }
 
 // Options says what a page may show and do.
 type Options struct {
 	// ShowKey returns how a hot key of a cache is shown: [PlainKeys], [HashedKeys], or a function that blots
-	// out what must not be seen. Defaults to nil: the caches are not asked for their keys.
+	// out what must not be seen. Each look at the page then samples the look-ups of the caches for a tenth
+	// of a second, during which hits cost more; see [cacheaside.Client.SampleKeys]. Defaults to nil: no key
+	// is looked at.
 	ShowKey func(cache, key string) string
 
 	// AllowClear lets whoever sees the page clear a cache. Defaults to false: the page changes nothing.
@@ -129,7 +131,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) show(w http.ResponseWriter, r *http.Request) {
-	report := h.report()
+	report := h.report(r.Context())
 	var body bytes.Buffer
 	var err error
 	if wantsJSON(r) {

@@ -59,9 +59,9 @@ func (f *fake) Stats() cacheaside.Stats {
 	return f.stats
 }
 
-func (f *fake) HotKeys(int) []cacheaside.HotKey {
+func (f *fake) SampleKeys(context.Context, time.Duration, int) cacheaside.KeySample {
 	f.asked++
-	return []cacheaside.HotKey{{Key: "<b>person</b>:42", Heat: 9}}
+	return cacheaside.KeySample{Lookups: 40, Took: time.Second, Keys: []cacheaside.HotKey{{Key: "<b>person</b>:42", Lookups: 10}}}
 }
 
 func (f *fake) Clear(context.Context) error {
@@ -115,7 +115,7 @@ func TestReportTellsWhatACacheDid(t *testing.T) {
 		require.InEpsilon(t, 0.1, *got.Recent.FetchP50, 0.13)
 		require.InEpsilon(t, 0.1, *got.Recent.FetchP99, 0.13)
 		require.InDelta(t, 12, len(got.History), 1)
-		require.Empty(t, got.HotKeys)
+		require.Nil(t, got.KeySample)
 	})
 }
 
@@ -222,11 +222,12 @@ func TestKeysAreNeitherAskedForNorShownUnlessTold(t *testing.T) {
 	plain := New(Options{ShowKey: PlainKeys})
 	plain.Add(f)
 	require.True(t, strings.Contains(get(plain, "/", "").Body.String(), "&lt;b&gt;person&lt;/b&gt;:42"))
-	require.Equal(t, []hotKey{{"<b>person</b>:42", 9}}, getReport(t, plain).Caches[0].HotKeys)
+	require.Equal(t, &keySample{40, 1, []hotKey{{"<b>person</b>:42", 0.25}}}, getReport(t, plain).Caches[0].KeySample)
+	require.Equal(t, 1, f.asked, "those who look at the same time share a sample")
 
 	hashed := New(Options{ShowKey: HashedKeys([]byte("secret"))})
 	hashed.Add(f)
-	shown := getReport(t, hashed).Caches[0].HotKeys[0].Key
+	shown := getReport(t, hashed).Caches[0].KeySample.Keys[0].Key
 	require.Len(t, shown, 16)
 	require.False(t, strings.Contains(get(hashed, "/", "").Body.String(), "person"))
 	require.Equal(t, shown, HashedKeys([]byte("secret"))("users", "<b>person</b>:42"))

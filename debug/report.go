@@ -2,8 +2,10 @@ package debug
 
 import (
 	"cmp"
+	"context"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cacheaside/cacheaside"
@@ -25,10 +27,10 @@ type cacheReport struct {
 	MaxEntries  int               `json:"max_entries"`
 	Entries     int               `json:"entries"`
 	Flights     int               `json:"flights"`
-	Counters    map[string]uint64 `json:"counters"` // since the cache was made
-	Recent      recent            `json:"recent"`   // of the last ten minutes
-	History     []point           `json:"history"`  // the same, the oldest first
-	HotKeys     []hotKey          `json:"hot_keys,omitempty"`
+	Counters    map[string]uint64 `json:"counters"`             // since the cache was made
+	Recent      recent            `json:"recent"`               // of the last ten minutes
+	History     []point           `json:"history"`              // the same, the oldest first
+	KeySample   *keySample        `json:"key_sample,omitempty"` // nil unless keys are shown
 }
 
 // rates are what happened in a stretch of time. A ratio or a quantile of nothing is absent.
@@ -57,34 +59,38 @@ type point struct {
 	Down    bool `json:"backend_down,omitempty"`
 }
 
-type hotKey struct {
-	Key  string `json:"key"`
-	Heat int    `json:"heat"`
+// keySample is which keys were asked for most in a moment.
+type keySample struct {
+	Lookups int      `json:"lookups"`
+	Seconds float64  `json:"seconds"`
+	Keys    []hotKey `json:"keys"` // the hottest first
 }
 
-// maxHeat is the most that [cacheaside.HotKey] tells.
-const maxHeat = 18
+type hotKey struct {
+	Key   string  `json:"key"`
+	Share float64 `json:"share"` // of the sample's look-ups
+}
 
-// hotKeys is how many keys of a cache are shown.
-const hotKeys = 20
-
-func (h *Handler) report() report {
+func (h *Handler) report(ctx context.Context) report {
 	now := h.now()
-	r := report{Time: now, UptimeSeconds: now.Sub(h.begun).Seconds(), GoVersion: runtime.Version(), Caches: []cacheReport{}}
+	r := report{Time: now, UptimeSeconds: now.Sub(h.begun).Seconds(), GoVersion: runtime.Version()}
 	h.mu.RLock()
 	all := make([]*series, 0, len(h.caches))
 	for _, s := range h.caches {
 		all = append(all, s)
 	}
 	h.mu.RUnlock()
-	for _, s := range all {
-		r.Caches = append(r.Caches, h.reportOn(s, now))
+	r.Caches = make([]cacheReport, len(all))
+	var done sync.WaitGroup
+	for i, s := range all { // at once, since samples of keys take their time
+		done.Go(func() { r.Caches[i] = h.reportOn(ctx, s, now) })
 	}
+	done.Wait()
 	slices.SortFunc(r.Caches, func(a, b cacheReport) int { return cmp.Compare(a.Name, b.Name) })
 	return r
 }
 
-func (h *Handler) reportOn(s *series, now time.Time) cacheReport {
+func (h *Handler) reportOn(ctx context.Context, s *series, now time.Time) cacheReport {
 	cfg, stats, samples := s.cache.Config(), s.cache.Stats(), s.upTo(now)
 	r := cacheReport{
 		Name: cfg.Name, Backend: cfg.Backend, BackendDown: stats.BackendDown, Config: cfg.String(),
@@ -106,8 +112,11 @@ func (h *Handler) reportOn(s *series, now time.Time) cacheReport {
 	r.Recent.rates = between(&samples[0], &samples[len(samples)-1], &total)
 	r.Recent.FetchP90 = quantile(&total, 0.9)
 	if show := h.options.ShowKey; show != nil {
-		for _, k := range s.cache.HotKeys(hotKeys) {
-			r.HotKeys = append(r.HotKeys, hotKey{Key: show(cfg.Name, k.Key), Heat: k.Heat})
+		sample := s.hotKeys(ctx)
+		r.KeySample = &keySample{Lookups: sample.Lookups, Seconds: sample.Took.Seconds(), Keys: []hotKey{}}
+		for _, k := range sample.Keys {
+			share := float64(k.Lookups) / float64(sample.Lookups)
+			r.KeySample.Keys = append(r.KeySample.Keys, hotKey{Key: show(cfg.Name, k.Key), Share: share})
 		}
 	}
 	return r

@@ -1,6 +1,7 @@
 package debug
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +12,10 @@ import (
 // series is one cache and what became of it in the last ten minutes.
 type series struct {
 	cache Cache
+
+	sampling sync.Mutex // held by who samples keys; guards keys and sampled
+	keys     cacheaside.KeySample
+	sampled  time.Time // when keys was taken
 
 	mu      sync.Mutex
 	samples []sample  // the oldest first; the first has no histogram of its own
@@ -62,6 +67,24 @@ func recentOf(samples []sample, now time.Time) []sample {
 
 func (s *series) currentLocked(now time.Time) sample {
 	return sample{at: now, stats: s.cache.Stats(), latency: s.latency}
+}
+
+// The sampling of keys.
+const (
+	sampleFor  = 100 * time.Millisecond
+	sampleKept = time.Second // for others who look at the page at the same time
+	hotKeys    = 10
+)
+
+// hotKeys returns which keys were asked for most lately.
+func (s *series) hotKeys(ctx context.Context) cacheaside.KeySample {
+	s.sampling.Lock()
+	defer s.sampling.Unlock()
+	if time.Since(s.sampled) > sampleKept {
+		s.keys = s.cache.SampleKeys(ctx, sampleFor, hotKeys)
+		s.sampled = time.Now()
+	}
+	return s.keys
 }
 
 // upTo returns the samples up to now, which the last one of them is about.

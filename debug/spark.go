@@ -26,7 +26,10 @@ type curve struct {
 // if top is 0. times and values are equally many. says is what the picture says, for who does not see it.
 func spark(now time.Time, times []time.Time, top float64, says string, curves ...curve) template.HTML {
 	if top == 0 {
-		top = highest(curves)
+		top = highest(curves...)
+	}
+	if top == 0 {
+		top = 1
 	}
 	x := func(i int) float64 {
 		ago := now.Sub(times[i]).Seconds() / keptFor.Seconds()
@@ -48,17 +51,14 @@ func spark(now time.Time, times []time.Time, top float64, says string, curves ..
 	return template.HTML(b.String()) // numbers, and one escaped text
 }
 
-func highest(curves []curve) float64 {
-	top := 0.0
+// highest returns the highest value of curves, or 0 if there is none.
+func highest(curves ...curve) (top float64) {
 	for _, c := range curves {
 		for _, v := range c.values {
 			if v > top { // not NaN
 				top = v
 			}
 		}
-	}
-	if top == 0 {
-		return 1
 	}
 	return top
 }
