@@ -122,7 +122,7 @@ func text(b *strings.Builder, x, y int, class, anchor, s string) {
 // figure prints a number with three digits that count.
 func figure(v float64) string {
 	switch a := math.Abs(v); {
-	case math.IsNaN(v):
+	case math.IsNaN(v) || math.IsInf(v, 0):
 		return "–"
 	case a >= 100 || v == 0:
 		return grouped(int64(math.Round(v)))

@@ -48,6 +48,8 @@ var sections = []section{
 	{"load", "get-or-fetch hits in memory", runLoads},
 	{"mixed", "reads with writes in memory", runMixed},
 	{"miss", "a miss that nobody else waits for, and 1,000 callers on a cold key", runMisses},
+	{"memory", "bytes an entry and garbage collection at a million entries", runMemory},
+	{"expiry", "a million entries expire", runExpiry},
 }
 
 func main() {

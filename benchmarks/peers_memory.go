@@ -101,8 +101,13 @@ func openTheine[V any](o setup[V]) handle[V] {
 	if o.fetch == nil {
 		c := must(builder.Build())
 		return handle[V]{
-			get:    c.Get,
-			set:    func(key string, value V) { c.SetWithTTL(key, value, 1, o.ttl) },
+			get: c.Get,
+			set: func(key string, value V) {
+				c.SetWithTTL(key, value, 1, o.ttl)
+				if o.exact {
+					c.Wait()
+				}
+			},
 			settle: c.Wait,
 			size:   c.Len,
 			close:  c.Close,
@@ -139,7 +144,8 @@ func openRistretto[V any](o setup[V]) handle[V] {
 			c.Wait()
 		}
 	}
-	return handle[V]{get: c.Get, set: set, settle: c.Wait, close: c.Close}
+	size := func() int { return int(c.MaxCost() - c.RemainingCost()) }
+	return handle[V]{get: c.Get, set: set, settle: c.Wait, size: size, close: c.Close}
 }
 
 func openSturdyc[V any](o setup[V]) handle[V] {
