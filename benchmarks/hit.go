@@ -1,0 +1,106 @@
+package main
+
+import (
+	"fmt"
+	"math/rand"
+	"time"
+)
+
+// procs are the GOMAXPROCS that measures in memory run with, and as many goroutines each.
+var procs = []int{1, 2, 8}
+
+// runHits measures look-ups of keys that are all there.
+func runHits(s settings) (report, error) {
+	var r report
+	var structs, pointers, bytes standing
+	keys := keyNames(universe)
+	hits(s, &structs, append(libraries[user](), limits[user]()...), newUser, keys, patterns)
+	hits(s, &pointers, append(libraries[*user](), limits[*user]()...), newUserPointer, keys, patterns)
+	oursAlone := append(libraries[[]byte]()[:1], byteCaches()...)
+	hits(s, &bytes, oursAlone, newUserBytes, keys, patterns[1:2])
+
+	note := fmt.Sprintf("A hit with %s entries cached, ns an operation over all goroutines together; in brackets how many times ours, "+
+		"as the median over rounds. \"2 × Zipf\" is two goroutines at GOMAXPROCS 2.", grouped(universe))
+	r.Tables = append(r.Tables,
+		structs.table("Memory hit, struct values (24 bytes)", note),
+		pointers.table("Memory hit, pointer values", note),
+		bytes.table("Memory hit, byte values (24 bytes)", note))
+	r.Charts = append(r.Charts, chart{
+		File: "hit", Title: "A hit in memory", Subtitle: "ns an operation, shorter is better; 100,000 entries, Zipf 1.01, struct values",
+		Panels: []panel{structs.panel("1 goroutine", "1 × Zipf 1.01", "ns"), structs.panel("2 goroutines on 2 cores", "2 × Zipf 1.01", "ns")},
+	})
+	for _, t := range []struct {
+		name string
+		*standing
+	}{{"struct", &structs}, {"pointer", &pointers}} {
+		aimAtHits(&r, t.name, t.standing)
+	}
+	return r, nil
+}
+
+// hits measures the contenders for each number of procs and each pattern.
+func hits[V any](s settings, t *standing, all []contender[V], value func(int) V, keys []string, patterns []pattern) {
+	sequences := make([]sequence, len(patterns))
+	for i, p := range patterns {
+		sequences[i] = newSequence(keys, p.next(rand.New(rand.NewSource(1)), len(keys)))
+	}
+	for _, n := range procs {
+		atProcs(n, func() {
+			opened := openAll(all, setup[V]{capacity: 2 * len(keys), ttl: hour}, keys, value)
+			defer closeAll(opened)
+			for i, p := range patterns {
+				measured := interleave(s, subjects(opened, func(e *entrant[V]) func(int) time.Duration {
+					return readers(n, sequences[i], e.get)
+				}))
+				t.add(fmt.Sprintf("%d × %s", n, p.name), labels(opened), measured)
+			}
+		})
+	}
+}
+
+// readers returns a run in which so many goroutines look up the keys of a sequence, each from a place of
+// its own on.
+func readers[V any](goroutines int, sequence sequence, get func(string) (V, bool)) func(int) time.Duration {
+	return func(operations int) time.Duration {
+		start := rand.Intn(len(sequence))
+		return parallel(goroutines, operations, func(g, n int) {
+			at := (start + g*len(sequence)/goroutines) % len(sequence)
+			for range n {
+				if at++; at == len(sequence) {
+					at = 0
+				}
+				get(sequence[at])
+			}
+		})
+	}
+}
+
+// subjects makes a subject of each entrant.
+func subjects[V any](opened []entrant[V], run func(*entrant[V]) func(int) time.Duration) []subject {
+	var all []subject
+	for i := range opened {
+		all = append(all, subject{name: opened[i].name, run: run(&opened[i])})
+	}
+	return all
+}
+
+func labels[V any](opened []entrant[V]) []label {
+	var all []label
+	for _, e := range opened {
+		all = append(all, label{e.name, e.less, e.rank})
+	}
+	return all
+}
+
+func aimAtHits(r *report, value string, t *standing) {
+	for _, c := range t.columns {
+		name, over := t.fastestPeer(c)
+		plain := 1 / t.over("plain map", c)
+		r.aim(over >= 1 && t.over("otter", c) >= 1.4 && plain <= 1.7,
+			fmt.Sprintf("memory hit, %s values, %s", value, c),
+			"fastest bounded peer, ≥ 1.4 × otter, ≤ 1.7 × plain map",
+			"%.2f × the next (%s), %.2f × otter (%.2f × with its coarse clock), %.2f × plain map",
+			over, name, t.over("otter", c), t.over("otter, coarse clock", c), plain)
+	}
+	r.aim(t.allocates() < 0.01, "memory hit, "+value+" values, allocations", "0", "%s", whole(t.allocates()))
+}
