@@ -13,7 +13,7 @@ import (
 // in anything that a reader could see differ in their hash, but for what it leaves out: locks and atomics,
 // and where a time.Location points, which fills itself in.
 func deepHash(seed maphash.Seed, v reflect.Value) uint64 {
-	h := deepHasher{seen: make(map[place]bool), seed: seed}
+	h := deepHasher{seen: make(map[pointee]bool), seed: seed}
 	h.out.SetSeed(seed)
 	h.add(v)
 	return h.out.Sum64()
@@ -22,11 +22,11 @@ func deepHash(seed maphash.Seed, v reflect.Value) uint64 {
 type deepHasher struct {
 	out  maphash.Hash
 	seed maphash.Seed
-	seen map[place]bool // what has been hashed already, or is being: pointers may go round in circles
+	seen map[pointee]bool // what has been hashed already, or is being: pointers may go round in circles
 }
 
-// place is where a pointer, slice or map points to, and as what.
-type place struct {
+// pointee is where a pointer, slice or map points to, and as what.
+type pointee struct {
 	at  uintptr
 	len int
 	as  reflect.Type
@@ -123,7 +123,7 @@ func (h *deepHasher) pairs(v reflect.Value) {
 
 // enter reports whether this is the first visit to where v points.
 func (h *deepHasher) enter(v reflect.Value, n int) bool {
-	p := place{at: v.Pointer(), len: n, as: v.Type()}
+	p := pointee{at: v.Pointer(), len: n, as: v.Type()}
 	if n == 0 || h.seen[p] {
 		return false
 	}

@@ -521,7 +521,11 @@ func ExampleWithFetchContext() {
 
 type printer struct{}
 
-func (printer) Observe(e cacheaside.Event) { fmt.Println(e.Cache+":", e.Kind, e.Err) }
+func (printer) Observe(e cacheaside.Event) {
+	if e.Kind == cacheaside.EventFetch {
+		fmt.Println(e.Cache+":", e.Kind, e.Err)
+	}
+}
 
 func ExampleWithObserver() {
 	users, err := cacheaside.NewMemory[user](cacheaside.Config{Name: "users"}, cacheaside.WithObserver(printer{}))

@@ -176,11 +176,3 @@ func (g *guarded[T]) clear(ctx context.Context) error {
 	}
 	return err
 }
-
-// hottest is what [Client.HotKeys] looks for in a store.
-func (g *guarded[T]) hottest(most int) []HotKey {
-	if s, ok := g.store.(interface{ hottest(most int) []HotKey }); ok {
-		return s.hottest(most)
-	}
-	return nil
-}

@@ -171,7 +171,7 @@ func TestTheReadmeNamesEverySettingAndErrorOnes(t *testing.T) {
 	settings := strings.Split(names, ", ")
 	require.Greater(t, len(settings), 20)
 	for _, name := range settings {
-		rows := regexp.MustCompile("(?m)^\\| [^|]*`" + name + "` \\|").FindAllString(readme, -1)
+		rows := regexp.MustCompile("(?m)^\\| [^|]*`"+name+"` \\|").FindAllString(readme, -1)
 		require.Lenf(t, rows, 1, "the table of settings has one row for %s", name)
 	}
 }
