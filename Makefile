@@ -31,7 +31,7 @@ cover: redis ## show the statements of the root package that no test reaches
 	@echo "go tool cover -html=coverage.out shows which"
 
 lint: $(LINT) ## check every module with golangci-lint
-	@set -e; for m in $(MODULES); do echo "== $$m: golangci-lint"; (cd $$m && $(LINT) run --config $(CURDIR)/.golangci.yml ./...); done
+	@set -e; for m in $(MODULES); do echo "== $$m: golangci-lint"; (cd $$m && $(LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yml ./...); done
 
 fmt: $(LINT) ## format every module with gofumpt and gci
 	@set -e; for m in $(MODULES); do (cd $$m && $(LINT) fmt --config $(CURDIR)/.golangci.yml ./...); done
@@ -43,7 +43,7 @@ demo: ## show 1,000 concurrent requests for one user reach the database once (CA
 	cd examples && $(GO) run ./userservice -demo
 
 examples: ## run the examples, as the README says
-	cd examples && $(GO) run ./quickstart
+	cd examples && $(GO) run ./quickstart && $(GO) run ./freshness
 	$(MAKE) --no-print-directory demo
 
 ci: lint race examples ## everything that must pass before a change goes in
