@@ -39,7 +39,7 @@ func TestStoredFormIsWhatItsCommentSays(t *testing.T) {
 		require.EqualValues(t, time.Now().Add(time.Minute).UnixMilli(), binary.BigEndian.Uint64(b[8:]), "without the stale window")
 		require.EqualValues(t, time.Now().UnixMilli(), binary.BigEndian.Uint64(b[16:]))
 		require.EqualValues(t, 1234, binary.BigEndian.Uint32(b[24:]))
-		require.Equal(t, seal("k", len(b)), binary.BigEndian.Uint32(b[28:]))
+		require.Equal(t, seal("k", headerBytes+len("value")), binary.BigEndian.Uint32(b[28:]))
 		require.Equal(t, "value", string(b[32:]))
 
 		b = requireEncoded(t, f, "k", newEntry("", now, never, f.window, 0), 1<<62)
@@ -89,13 +89,14 @@ func TestBytesOfAnotherOriginAreRefused(t *testing.T) {
 	good := requireEncoded(t, f, "k", newEntry(record{Name: "n"}, 0, never, 0, 0), 0)
 	_, err := f.decode("k", good)
 	require.NoError(t, err)
+	sealed := func(value string) []byte {
+		b := append(append([]byte{}, good[:headerBytes]...), value...)
+		binary.BigEndian.PutUint32(b[28:], seal("k", len(b)))
+		return b
+	}
 	change := func(at int, to byte) []byte {
 		b := append([]byte{}, good...)
 		b[at] = to
-		return b
-	}
-	sealed := func(b []byte) []byte { // as the header of a value of that length would be
-		binary.BigEndian.PutUint32(b[28:], seal("k", len(b)))
 		return b
 	}
 	for name, bad := range map[string]struct {
@@ -112,11 +113,11 @@ func TestBytesOfAnotherOriginAreRefused(t *testing.T) {
 		"another codec":       {change(2, 2), "codec 2"},
 		"another type":        {change(7, good[7]+1), "another type"},
 		"another key":         {change(31, good[31]+1), "another key"},
-		"a value that is not": {sealed(append(append([]byte{}, good[:headerBytes]...), `{"name":"secret"`...)), "cannot be decoded"},
+		"a value that is not": {sealed(`{"name":"secret"`), "cannot be decoded"},
 		"a bare value, too":   {[]byte(`{"name":7,"secret"}`), "cannot be decoded"},
 		"a value cut short":   {good[:len(good)-1], "truncated"},
-		"a longer value":      {append(append([]byte{}, good...), ' '), "truncated"},
-		"only a header":       {sealed(append([]byte{}, good[:headerBytes]...)), "cannot be decoded"},
+		"a value grown":       {append(append([]byte{}, good...), ' '), "another key, or truncated"},
+		"only a header":       {sealed(""), "cannot be decoded"},
 	} {
 		_, err := f.decode("k", bad.data)
 		require.ErrorIs(t, err, ErrInvalidValue, name)
