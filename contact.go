@@ -123,12 +123,8 @@ var needs = []need{
 	{"MGET", func(b rueidis.Builder, key string) rueidis.Completed { return b.Mget().Key(key).Build() }},
 }
 
-// needsOfAside are what rueidis-aside sends besides. Without CLIENT CACHING, Redis would answer its reads
-// and never tell of a change: that must not be found out by serving what is stale.
+// needsOfAside are what rueidis-aside sends besides; CLIENT TRACKING has been asked for by then.
 var needsOfAside = append(needs[:len(needs):len(needs)], []need{
-	{"CLIENT CACHING", func(b rueidis.Builder, _ string) rueidis.Completed {
-		return b.Arbitrary("CLIENT", "CACHING", "YES").Build() // the flag goes with the next command
-	}},
 	{"EVALSHA", func(b rueidis.Builder, key string) rueidis.Completed {
 		return b.Evalsha().Sha1("0000000000000000000000000000000000000000").Numkeys(1).Key(key).Build()
 	}},
