@@ -123,8 +123,7 @@ var needs = []need{
 	{"MGET", func(b rueidis.Builder, key string) rueidis.Completed { return b.Mget().Key(key).Build() }},
 }
 
-// needsOfAside are what rueidis-aside sends besides. That it may call CLIENT TRACKING is found out when its
-// connections are made.
+// needsOfAside are what rueidis-aside sends besides; CLIENT TRACKING has been asked for by then.
 var needsOfAside = append(needs[:len(needs):len(needs)], []need{
 	{"EVALSHA", func(b rueidis.Builder, key string) rueidis.Completed {
 		return b.Evalsha().Sha1("0000000000000000000000000000000000000000").Numkeys(1).Key(key).Build()
