@@ -39,8 +39,8 @@ func (u unpoisoned) Update(key, command string, reply rueidis.RedisMessage) int6
 	return u.nearConn.Update(key, command, reply)
 }
 
-// ownWrites has writers that set or delete, and then read, each a key of its own, while others read the
-// same keys from Redis all the time. It returns how many reads were behind the write.
+// ownWrites has writers that set or delete, and then read, each a key of its own, while others read some of
+// the same keys from Redis all the time. It returns how many reads were behind the write.
 func ownWrites(t *testing.T, c *Client[int64], a *aside[int64], writers, writes int) (stale int) {
 	t.Helper()
 	var wrong atomic.Int64
@@ -53,12 +53,14 @@ func ownWrites(t *testing.T, c *Client[int64], a *aside[int64], writers, writes 
 	var writing, reading sync.WaitGroup
 	for i := range writers {
 		k := strconv.Itoa(i)
-		reading.Go(func() {
-			for ctx.Err() == nil {
-				a.detachRead(k)
-				_, _ = a.lookup(ctx, k) // the writer looks at what it gets
-			}
-		})
+		if i%4 == 0 {
+			reading.Go(func() {
+				for ctx.Err() == nil {
+					a.detachRead(k)
+					_, _ = a.lookup(ctx, k) // the writer looks at what it gets
+				}
+			})
+		}
 		writing.Go(func() {
 			for range writes {
 				v := versions[i].Add(1)
@@ -82,10 +84,15 @@ func ownWrites(t *testing.T, c *Client[int64], a *aside[int64], writers, writes 
 }
 
 func TestAProcessReadsItsOwnWrites(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	cfg := asideConfig(t, s, BackendRueidisAside)
 	c := openAside[int64](t, cfg)
-	require.Zero(t, ownWrites(t, c, storeOf(c), 16, 1500))
+	writes := 400
+	if *coherenceDuration >= coherenceFull {
+		writes = 1500
+	}
+	require.Zero(t, ownWrites(t, c, storeOf(c), 16, writes))
 
 	cfg.Name = "forgetful"
 	c = openAside[int64](t, cfg)
@@ -168,4 +175,62 @@ func TestAReplyThatAWriteHasOvertakenIsNotKept(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who joined a read from before a change could get a lease, and wait for a change that has been.
+func TestNobodyJoinsAReadFromBeforeAChange(t *testing.T) {
+	s := redistest.Start(t)
+	c := openAside[string](t, asideConfig(t, s, BackendRueidisAside))
+	a := storeOf(c)
+	w := new(watch)
+	for name, change := range map[string]func(){
+		"an invalidation":            func() { a.invalidated(key) },
+		"an invalidation of all":     func() { a.invalidatedAll(w) },
+		"a write of this process":    func() { require.NoError(t, c.Set(t.Context(), key, "v", time.Hour)) },
+		"a Clear":                    func() { require.NoError(t, c.Clear(t.Context())) },
+		"having waited for too long": func() { next, _ := a.watch(key); _ = a.waitFor(t.Context(), key, next); a.unwatch(key, next) },
+	} {
+		first, begun := a.joinRead(key)
+		require.True(t, begun)
+		joined, begun := a.joinRead(key)
+		require.False(t, begun)
+		require.Same(t, first, joined)
+		change()
+		_, begun = a.joinRead(key)
+		require.True(t, begun, name)
+		a.detachRead(key)
+	}
+}
+
+func TestAReplyThatComesAfterCloseIsNotKept(t *testing.T) {
+	s := redistest.Start(t)
+	c := openAside[string](t, asideConfig(t, s, BackendRueidisAside))
+	a := storeOf(c)
+	require.NoError(t, c.Close())
+	a.arrived(new(watch), key, "v")
+	require.Zero(t, c.Stats().Entries)
+}
+
+// A lease is noted and not kept; nothing that a caller can call returns it.
+func TestALeaseReachesNobody(t *testing.T) {
+	s := redistest.Start(t)
+	cfg := asideConfig(t, s, BackendRueidisAside)
+	holder, other := openAside[[]byte](t, cfg, WithCodec(BytesCodec())), openAside[[]byte](t, cfg, WithCodec(BytesCodec()))
+	slow := serve([]byte("v"))
+	release := slow.hold()
+	defer release()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ask(ctx, holder, key, slow.fetch)
+	require.Eventually(t, func() bool { return slow.calls.Load() == 1 }, 10*time.Second, time.Millisecond)
+	for range 3 {
+		_, err := other.Get(t.Context(), key)
+		require.ErrorIs(t, err, ErrMiss)
+		got, err := other.GetMany(t.Context(), []string{key})
+		require.NoError(t, err)
+		require.Empty(t, got)
+	}
+	require.Zero(t, other.Stats().Entries)
+	_, leased := storeOf(other).watch(key)
+	require.True(t, leased)
 }

@@ -18,7 +18,9 @@ import (
 	"github.com/cacheaside/cacheaside/internal/redistest"
 )
 
-var coherenceDuration = flag.Duration("coherence.duration", 3*time.Second, "for how long, at least, TestCoherence writes and breaks things; the full form is 20s and more")
+var coherenceDuration = flag.Duration("coherence.duration", 3*time.Second, "for how long, at least, TestCoherence writes and breaks things; from 20s on, the tests of own writes are longer too")
+
+const coherenceFull = 20 * time.Second
 
 // The coherence test has processes that write and read the same keys while connections are killed or fall
 // silent, and Redis forgets values and what it tracks. The source counts the versions of each key. A process
@@ -208,6 +210,7 @@ func playTrial(t *testing.T, p *parent) {
 	p.task(&tr)
 	source, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{tr.Source}, DisableCache: true, ForceSingleClient: true})
 	require.NoError(t, err)
+	defer source.Close()
 	writing, enough := context.WithCancel(t.Context())
 	reading, leave := context.WithCancel(t.Context())
 	players := make([]*player, len(arms))
