@@ -23,20 +23,59 @@ type counter struct {
 }
 
 var counters = []counter{
-	{"cacheaside.near_hits", "{hit}", "Hits that were answered without asking Redis.", func(f *figures) uint64 { return f.NearHits }},
-	{"cacheaside.negative_hits", "{hit}", "Hits that were answered by a remembered \"not found\".", func(f *figures) uint64 { return f.Negatives }},
-	{"cacheaside.stale_hits", "{lookup}", "Look-ups that were answered past the ttl.", func(f *figures) uint64 { return f.StaleHits }},
+	{
+		"cacheaside.near_hits", "{hit}", "Hits that were answered without asking Redis.",
+		func(f *figures) uint64 { return f.NearHits },
+	},
+	{
+		"cacheaside.negative_hits", "{hit}", "Hits that were answered by a remembered \"not found\".",
+		func(f *figures) uint64 { return f.Negatives },
+	},
+	{
+		"cacheaside.stale_hits", "{lookup}", "Look-ups that were answered past the ttl.",
+		func(f *figures) uint64 { return f.StaleHits },
+	},
 	{"cacheaside.fetches", "{fetch}", "Calls of the source.", func(f *figures) uint64 { return f.Fetches }},
-	{"cacheaside.failed_fetches", "{fetch}", "Calls of the source that failed. That the source has none is no failure.", func(f *figures) uint64 { return f.FetchErrors }},
-	{"cacheaside.refreshes", "{fetch}", "Calls of the source that were begun in the background.", func(f *figures) uint64 { return f.Refreshes }},
-	{"cacheaside.refused_refreshes", "{fetch}", "Refreshes that were left out because too many were under way.", func(f *figures) uint64 { return f.RefreshesRefused }},
-	{"cacheaside.discarded_fills", "{value}", "Fetched values not stored because the key was set or deleted meanwhile.", func(f *figures) uint64 { return f.Discarded }},
-	{"cacheaside.unstorable_fills", "{value}", "Fetched values not stored because they could not be encoded or were too large.", func(f *figures) uint64 { return f.Unstorable }},
-	{"cacheaside.backend.errors", "{operation}", "Operations that the backend did not answer, or refused.", func(f *figures) uint64 { return f.BackendErrors }},
-	{"cacheaside.backend.write_errors", "{operation}", "Backend errors by which a Set, Delete or Clear was not confirmed.", func(f *figures) uint64 { return f.WriteErrors }},
-	{"cacheaside.evictions", "{entry}", "Entries dropped for want of room.", func(f *figures) uint64 { return f.Evictions }},
-	{"cacheaside.expirations", "{entry}", "Entries removed because they had expired.", func(f *figures) uint64 { return f.Expirations }},
-	{"cacheaside.invalidations", "{entry}", "Entries of the near cache dropped because they had changed in Redis.", func(f *figures) uint64 { return f.Invalidations }},
+	{
+		"cacheaside.failed_fetches", "{fetch}", "Calls of the source that failed. That the source has none is no failure.",
+		func(f *figures) uint64 { return f.FetchErrors },
+	},
+	{
+		"cacheaside.refreshes", "{fetch}", "Calls of the source that were begun in the background.",
+		func(f *figures) uint64 { return f.Refreshes },
+	},
+	{
+		"cacheaside.refused_refreshes", "{fetch}", "Refreshes that were left out because too many were under way.",
+		func(f *figures) uint64 { return f.RefreshesRefused },
+	},
+	{
+		"cacheaside.discarded_fills", "{value}", "Fetched values not stored because the key was set or deleted meanwhile.",
+		func(f *figures) uint64 { return f.Discarded },
+	},
+	{
+		"cacheaside.unstorable_fills", "{value}", "Fetched values not stored because they could not be encoded or were too large.",
+		func(f *figures) uint64 { return f.Unstorable },
+	},
+	{
+		"cacheaside.backend.errors", "{operation}", "Operations that the backend did not answer, or refused.",
+		func(f *figures) uint64 { return f.BackendErrors },
+	},
+	{
+		"cacheaside.backend.write_errors", "{operation}", "Backend errors by which a Set, Delete or Clear was not confirmed.",
+		func(f *figures) uint64 { return f.WriteErrors },
+	},
+	{
+		"cacheaside.evictions", "{entry}", "Entries dropped for want of room.",
+		func(f *figures) uint64 { return f.Evictions },
+	},
+	{
+		"cacheaside.expirations", "{entry}", "Entries removed because they had expired.",
+		func(f *figures) uint64 { return f.Expirations },
+	},
+	{
+		"cacheaside.invalidations", "{entry}", "Entries of the near cache dropped because they had changed in Redis.",
+		func(f *figures) uint64 { return f.Invalidations },
+	},
 }
 
 // level is a number that goes up and down.
@@ -47,9 +86,18 @@ type level struct {
 }
 
 var levels = []level{
-	{"cacheaside.entries", "{entry}", "Entries that this process holds.", func(f *figures) int64 { return int64(f.Entries) }, nil},
-	{"cacheaside.max_entries", "{entry}", "How many entries, or how much weight, this process may hold.", func(f *figures) int64 { return int64(f.maxEntries) }, func(f *figures) bool { return f.maxEntries > 0 }},
-	{"cacheaside.flights", "{fetch}", "Fetches under way, or waiting for another process to fetch.", func(f *figures) int64 { return int64(f.Flights) }, nil},
+	{
+		"cacheaside.entries", "{entry}", "Entries that this process holds.",
+		func(f *figures) int64 { return int64(f.Entries) }, nil,
+	},
+	{
+		"cacheaside.max_entries", "{entry}", "How many entries, or how much weight, this process may hold.",
+		func(f *figures) int64 { return int64(f.maxEntries) }, func(f *figures) bool { return f.maxEntries > 0 },
+	},
+	{
+		"cacheaside.flights", "{fetch}", "Fetches under way, or waiting for another process to fetch.",
+		func(f *figures) int64 { return int64(f.Flights) }, nil,
+	},
 	{"cacheaside.backend.up", "1", "1 if the backend answers, as far as is known; 0 if it is not asked until it answers a probe.", func(f *figures) int64 {
 		if f.BackendDown {
 			return 0
