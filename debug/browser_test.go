@@ -2,6 +2,7 @@ package debug
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"io"
@@ -61,7 +62,7 @@ func openBrowser(t *testing.T) *browser {
 	ourIn, theirOut, err := os.Pipe()
 	require.NoError(t, err)
 	var stderr bytes.Buffer
-	cmd := exec.Command(path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 		"--hide-scrollbars", "--user-data-dir="+t.TempDir(), "--remote-debugging-pipe")
 	cmd.ExtraFiles = []*os.File{theirIn, theirOut} // file descriptors 3 and 4
@@ -74,7 +75,8 @@ func openBrowser(t *testing.T) *browser {
 	t.Cleanup(func() {
 		b.call("", "Browser.close", nil, nil)
 		_ = ourOut.Close()
-		for range b.from { // until Chromium has closed its side
+		for range b.from {
+			continue // until Chromium has closed its side
 		}
 		_ = cmd.Wait() // how it exits does not matter
 		if t.Failed() {

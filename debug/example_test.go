@@ -29,7 +29,7 @@ func Example() {
 		})
 	}
 	reply := httptest.NewRecorder()
-	internal.ServeHTTP(reply, httptest.NewRequest(http.MethodGet, "/debug/cacheaside", nil))
+	internal.ServeHTTP(reply, httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/debug/cacheaside", nil))
 	fmt.Println(err, reply.Code, reply.Header().Get("Content-Type"))
 	// Output: <nil> 200 text/html; charset=utf-8
 }

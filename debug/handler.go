@@ -182,5 +182,6 @@ func (h *Handler) clear(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the cache could not be cleared", http.StatusBadGateway)
 		return
 	}
-	http.Redirect(w, r, r.URL.Path, http.StatusSeeOther)
+	w.Header().Set("Location", "?") // here, wherever that is mounted
+	w.WriteHeader(http.StatusSeeOther)
 }

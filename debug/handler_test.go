@@ -24,11 +24,16 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func get(h http.Handler, target, accept string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(http.MethodGet, target, nil)
+	r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, target, nil)
 	r.Header.Set("Accept", accept)
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w
+}
+
+// says reports whether an answer contains text. A failure shall not print the whole page.
+func says(w *httptest.ResponseRecorder, text string) bool {
+	return strings.Contains(w.Body.String(), text)
 }
 
 func getReport(t *testing.T, h http.Handler) (r report) {
@@ -108,7 +113,7 @@ func TestReportTellsWhatACacheDid(t *testing.T) {
 		require.Equal(t, 1, got.Flights)
 		require.EqualValues(t, 180, got.Counters["hits"])
 		require.EqualValues(t, 61, got.Counters["misses"])
-		require.EqualValues(t, 180.0/241, *got.Recent.HitRatio)
+		require.InDelta(t, 180.0/241, *got.Recent.HitRatio, 1e-9)
 		require.InDelta(t, 4, got.Recent.LookupsPerSecond, 0.05)
 		require.InDelta(t, 1, got.Recent.FetchesPerSecond, 0.05)
 		require.Positive(t, got.Recent.EvictionsPerSecond)
@@ -134,9 +139,9 @@ func TestHistoryGoesBackTenMinutes(t *testing.T) {
 	for i, p := range r.History {
 		require.WithinRange(t, p.Time, clock.time().Add(-keptFor), clock.time())
 		if i < len(r.History)-1 {
-			require.EqualValues(t, 0.75, *p.HitRatio)
-			require.EqualValues(t, 5, p.Seconds)
-			require.EqualValues(t, 4, p.LookupsPerSecond)
+			require.InDelta(t, 0.75, *p.HitRatio, 1e-9)
+			require.InDelta(t, 5, p.Seconds, 1e-9)
+			require.InDelta(t, 4, p.LookupsPerSecond, 1e-9)
 			require.InEpsilon(t, 0.001, *p.FetchP50, 0.13)
 		}
 	}
@@ -151,8 +156,8 @@ func TestQuietTimesAreOnePoint(t *testing.T) {
 	f.change(func(s *cacheaside.Stats) { s.Misses = 7200 })
 	r := getReport(t, h).Caches[0]
 	require.Len(t, r.History, 1)
-	require.EqualValues(t, 3600, r.History[0].Seconds)
-	require.EqualValues(t, 2, r.History[0].LookupsPerSecond)
+	require.InDelta(t, 3600, r.History[0].Seconds, 1e-9)
+	require.InDelta(t, 2, r.History[0].LookupsPerSecond, 1e-9)
 	require.Zero(t, *r.History[0].HitRatio)
 	require.Nil(t, r.History[0].FetchP50)
 }
@@ -207,7 +212,7 @@ func TestPageTakesNothingFromElsewhere(t *testing.T) {
 	require.NotContains(t, csp, "unsafe")
 	require.NotContains(t, csp, "http")
 	for _, outside := range []string{"http://", "https://", " src=", "href=\"/", "@import", "url("} {
-		require.False(t, strings.Contains(w.Body.String(), outside), outside)
+		require.False(t, says(w, outside), outside)
 	}
 }
 
@@ -215,13 +220,13 @@ func TestKeysAreNeitherAskedForNorShownUnlessTold(t *testing.T) {
 	f := &fake{name: "users"}
 	hidden := New(Options{})
 	hidden.Add(f)
-	require.False(t, strings.Contains(get(hidden, "/", "").Body.String(), "person"))
-	require.False(t, strings.Contains(get(hidden, "/?format=json", "").Body.String(), "person"))
+	require.False(t, says(get(hidden, "/", ""), "person"))
+	require.False(t, says(get(hidden, "/?format=json", ""), "person"))
 	require.Zero(t, f.asked)
 
 	plain := New(Options{ShowKey: PlainKeys})
 	plain.Add(f)
-	require.True(t, strings.Contains(get(plain, "/", "").Body.String(), "&lt;b&gt;person&lt;/b&gt;:42"))
+	require.True(t, says(get(plain, "/", ""), "&lt;b&gt;person&lt;/b&gt;:42"))
 	require.Equal(t, &keySample{40, 1, []hotKey{{"<b>person</b>:42", 0.25}}}, getReport(t, plain).Caches[0].KeySample)
 	require.Equal(t, 1, f.asked, "those who look at the same time share a sample")
 
@@ -229,13 +234,13 @@ func TestKeysAreNeitherAskedForNorShownUnlessTold(t *testing.T) {
 	hashed.Add(f)
 	shown := getReport(t, hashed).Caches[0].KeySample.Keys[0].Key
 	require.Len(t, shown, 16)
-	require.False(t, strings.Contains(get(hashed, "/", "").Body.String(), "person"))
+	require.False(t, says(get(hashed, "/", ""), "person"))
 	require.Equal(t, shown, HashedKeys([]byte("secret"))("users", "<b>person</b>:42"))
 	require.NotEqual(t, shown, HashedKeys([]byte("other"))("users", "<b>person</b>:42"))
 }
 
 func post(h http.Handler, cache, site string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(http.MethodPost, "/debug/cacheaside", strings.NewReader(url.Values{"clear": {cache}}.Encode()))
+	r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/debug/cacheaside", strings.NewReader(url.Values{"clear": {cache}}.Encode()))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.Header.Set("Sec-Fetch-Site", site)
 	w := httptest.NewRecorder()
@@ -248,10 +253,10 @@ func TestPageOnlyShowsUnlessTold(t *testing.T) {
 	h := New(Options{})
 	h.Add(f)
 	require.Equal(t, http.StatusMethodNotAllowed, post(h, "users", "same-origin").Code)
-	require.False(t, strings.Contains(get(h, "/", "").Body.String(), "<form"))
+	require.False(t, says(get(h, "/", ""), "<form"))
 	for _, method := range []string{http.MethodPut, http.MethodDelete, http.MethodPatch} {
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(method, "/", nil))
+		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, "/", nil))
 		require.Equal(t, http.StatusMethodNotAllowed, w.Code)
 	}
 	require.Zero(t, f.cleared)
@@ -261,7 +266,7 @@ func TestCacheIsClearedByAFormOfThePageAndNoOther(t *testing.T) {
 	f := &fake{name: "users"}
 	h := New(Options{AllowClear: true})
 	h.Add(f)
-	require.True(t, strings.Contains(get(h, "/", "").Body.String(), `<form method="post">`))
+	require.True(t, says(get(h, "/", ""), `<form method="post">`))
 	require.Contains(t, get(h, "/", "").Header().Get("Content-Security-Policy"), "form-action 'self'")
 
 	require.Equal(t, http.StatusForbidden, post(h, "users", "cross-site").Code)
@@ -270,7 +275,7 @@ func TestCacheIsClearedByAFormOfThePageAndNoOther(t *testing.T) {
 	require.Zero(t, f.cleared)
 	w := post(h, "users", "same-origin")
 	require.Equal(t, http.StatusSeeOther, w.Code)
-	require.Equal(t, "/debug/cacheaside", w.Header().Get("Location"))
+	require.Equal(t, "?", w.Header().Get("Location"), "back to where the form was")
 	require.Equal(t, 1, f.cleared)
 
 	f.err = errors.New("a secret")

@@ -42,6 +42,7 @@ func TestPageIsReadableInBothColourSchemes(t *testing.T) {
 	}
 	checkText(b)
 	checkLive(b)
+	checkClear(b)
 	require.Empty(t, b.complaints())
 }
 
@@ -142,6 +143,14 @@ func checkLive(b *browser) {
 	b.eventually(`document.getElementById("lost").hidden`)
 }
 
+// checkClear checks that the button works, and leads back to the page.
+func checkClear(b *browser) {
+	b.t.Helper()
+	var clicked bool
+	b.evaluate(`setTimeout(() => document.getElementById("c2-clear").click()), true`, &clicked)
+	b.eventually(`location.href.endsWith("/debug/cacheaside?") && document.getElementById("c2-name")?.textContent === "users"`)
+}
+
 // hostileKey would run a script, if the page were not careful.
 const hostileKey = `<img src=x onerror=alert(1)>`
 
@@ -160,6 +169,7 @@ type service struct {
 const speed = 100
 
 func newService(t *testing.T) *service {
+	t.Helper()
 	s := &service{t: t, page: New(Options{ShowKey: PlainKeys, AllowClear: true}), redis: redistest.Start(t)}
 	begun := s.page.begun
 	s.page.now = func() time.Time { return begun.Add(speed * time.Since(begun)) }

@@ -70,7 +70,9 @@ type countView struct {
 
 func (h *Handler) view(r report) pageView {
 	v := pageView{
-		report: r, CSS: template.CSS(pageCSS), JS: template.JS(pageJS),
+		report: r,
+		CSS:    template.CSS(pageCSS), //nolint:gosec // a file of this package
+		JS:     template.JS(pageJS),   //nolint:gosec // a file of this package
 		Uptime: (time.Duration(r.UptimeSeconds) * time.Second).String(),
 		Clear:  h.options.AllowClear, Keys: h.options.ShowKey != nil,
 	}

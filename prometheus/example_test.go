@@ -36,7 +36,7 @@ func Example() {
 	}
 
 	reply := httptest.NewRecorder()
-	promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(reply, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(reply, httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/metrics", nil))
 	for line := range strings.Lines(reply.Body.String()) {
 		if strings.HasPrefix(line, "cacheaside_lookups_total") {
 			fmt.Print(line)
