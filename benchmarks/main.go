@@ -49,6 +49,7 @@ var sections = []section{
 	{"mixed", "reads with writes in memory", runMixed},
 	{"miss", "a miss that nobody else waits for, and 1,000 callers on a cold key", runMisses},
 	{"memory", "bytes an entry and garbage collection at a million entries", runMemory},
+	{"ratio", "hit ratios of traces", runRatios},
 	{"expiry", "a million entries expire", runExpiry},
 }
 

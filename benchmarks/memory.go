@@ -100,10 +100,10 @@ func footprints[V any](s settings, all []contender[V], keys []string, value func
 
 // weigh opens a contender, fills it, and adds what it weighs.
 func weigh[V any](f *footprint, c contender[V], keys []string, value func(int) V) {
-	before := heap()
+	before := liveHeap()
 	h := c.open(setup[V]{capacity: len(keys) + len(keys)/8, ttl: hour})
 	h.fill(keys, value)
-	f.bytes = append(f.bytes, (heap()-before)/float64(len(keys)))
+	f.bytes = append(f.bytes, (liveHeap()-before)/float64(len(keys)))
 	var cycles, pauses []float64
 	for range 5 {
 		took, paused := collect()
@@ -117,8 +117,8 @@ func weigh[V any](f *footprint, c contender[V], keys []string, value func(int) V
 	runtime.KeepAlive(h)
 }
 
-// heap is what is alive on the heap. A collection frees what the one before found dead, so it takes two.
-func heap() float64 {
+// liveHeap is what is alive on the heap. A collection frees what the one before found dead, so it takes two.
+func liveHeap() float64 {
 	runtime.GC()
 	runtime.GC()
 	var m runtime.MemStats
