@@ -51,6 +51,7 @@ var sections = []section{
 	{"memory", "bytes an entry and garbage collection at a million entries", runMemory},
 	{"ratio", "hit ratios of traces", runRatios},
 	{"expiry", "a million entries expire", runExpiry},
+	{"growth", "ours from ten thousand to ten million entries", runGrowth},
 }
 
 func main() {
@@ -74,7 +75,7 @@ func run() error {
 	flag.DurationVar(&s.slice, "slice", 0, "how long to measure a contender in one round; 0 for the default")
 	flag.Parse()
 	if s.rounds == 0 {
-		s.rounds = pick(s, 25, 3)
+		s.rounds = pick(s, 24, 3)
 	}
 	if s.slice == 0 {
 		s.slice = pick(s, 8*time.Millisecond, time.Millisecond)
