@@ -52,6 +52,10 @@ var sections = []section{
 	{"ratio", "hit ratios of traces", runRatios},
 	{"expiry", "a million entries expire", runExpiry},
 	{"growth", "ours from ten thousand to ten million entries", runGrowth},
+	{"redis", "look-ups in Redis", runRedis},
+	{"near", "hits in the near cache", runNear},
+	{"stampede", "several processes on one cold key", runStampede},
+	{"batch", "one look-up of many keys", runBatch},
 }
 
 func main() {

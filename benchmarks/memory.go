@@ -89,7 +89,7 @@ func nothing[V any]() contender[V] {
 
 func footprints[V any](s settings, all []contender[V], keys []string, value func(int) V) []weighed {
 	found := make([]weighed, len(all))
-	for range pick(s, 3, 1) {
+	for range pick(s, 2, 1) {
 		for _, i := range rand.Perm(len(all)) {
 			found[i].label = label{all[i].name, all[i].less, all[i].rank}
 			weigh(&found[i].footprint, all[i], keys, value)
@@ -105,7 +105,7 @@ func weigh[V any](f *footprint, c contender[V], keys []string, value func(int) V
 	h.fill(keys, value)
 	f.bytes = append(f.bytes, (liveHeap()-before)/float64(len(keys)))
 	var cycles, pauses []float64
-	for range 5 {
+	for range 3 {
 		took, paused := collect()
 		cycles = append(cycles, took)
 		pauses = append(pauses, paused)
