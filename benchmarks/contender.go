@@ -1,6 +1,10 @@
 package main
 
-import "time"
+import (
+	"math/rand/v2"
+	"runtime"
+	"time"
+)
 
 // A contender is a cache, or a limit, and what a reader should know of it when comparing.
 type contender[V any] struct {
@@ -69,13 +73,14 @@ type entrant[V any] struct {
 	handle[V]
 }
 
-// openAll opens the contenders and fills them with keys.
+// openAll opens the contenders and fills them with keys, in any order, so that it is not always the same
+// one whose memory lies as the collector left it.
 func openAll[V any](all []contender[V], o setup[V], keys []string, value func(i int) V) []entrant[V] {
-	var opened []entrant[V]
-	for _, c := range all {
-		e := entrant[V]{c, c.open(o)}
-		e.fill(keys, value)
-		opened = append(opened, e)
+	opened := make([]entrant[V], len(all))
+	runtime.GC()
+	for _, i := range rand.Perm(len(all)) {
+		opened[i] = entrant[V]{all[i], all[i].open(o)}
+		opened[i].fill(keys, value)
 	}
 	return opened
 }

@@ -38,7 +38,7 @@ func runExpiry(s settings) (report, error) {
 	all := append(libraries[user](), nothing[user]())
 	waits := panel{Unit: "ms"}
 	for i, c := range all {
-		if c.name == "otter, coarse clock" || c.name == "RWMutex map + singleflight" {
+		if s.short && c.rank != ours && c.rank != limit || c.name == "otter, coarse clock" || c.name == "RWMutex map + singleflight" {
 			continue // as otter; and one that never releases anything
 		}
 		e := p.watch(c, keys)
@@ -76,7 +76,7 @@ type plan struct {
 // watch fills one contender and sees its entries expire.
 func (p plan) watch(c contender[user], keys []string) ending {
 	e := ending{label: label{c.name, c.less, c.rank}, released: math.Inf(1)}
-	before := heap()
+	before := liveHeap()
 	h := c.open(setup[user]{capacity: p.entries + p.entries/8, ttl: p.ttl})
 	defer h.close()
 	for i, k := range keys {
@@ -106,7 +106,7 @@ func (p plan) watch(c contender[user], keys []string) ending {
 		}
 	}
 	e.stalls = reader.stop()
-	e.kept = (heap() - before) / float64(p.entries)
+	e.kept = (liveHeap() - before) / float64(p.entries)
 	return e
 }
 

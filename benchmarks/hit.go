@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math/rand"
+	"slices"
 	"time"
 )
 
@@ -14,10 +15,10 @@ func runHits(s settings) (report, error) {
 	var r report
 	var structs, pointers, bytes standing
 	keys := keyNames(universe)
-	hits(s, &structs, append(libraries[user](), limits[user]()...), newUser, keys, patterns)
-	hits(s, &pointers, append(libraries[*user](), limits[*user]()...), newUserPointer, keys, patterns)
+	hits(s, &structs, append(libraries[user](), limits[user]()...), newUser, keys, patterns, procs)
+	hits(s, &pointers, append(libraries[*user](), limits[*user]()...), newUserPointer, keys, patterns, procs)
 	oursAlone := append(libraries[[]byte]()[:1], byteCaches()...)
-	hits(s, &bytes, oursAlone, newUserBytes, keys, patterns[1:2])
+	hits(s, &bytes, oursAlone, newUserBytes, keys, patterns[1:2], procs)
 
 	note := fmt.Sprintf("A hit with %s entries cached, ns an operation over all goroutines together; in brackets how many times ours, "+
 		"as the median over rounds. \"2 × Zipf\" is two goroutines at GOMAXPROCS 2.", grouped(universe))
@@ -38,24 +39,44 @@ func runHits(s settings) (report, error) {
 	return r, nil
 }
 
+// lives is how often the contenders of a measure are opened and filled anew. Where a map's memory happens
+// to lie decides a good part of what a look-up costs, so no life's luck should decide a median.
+const lives = 3
+
 // hits measures the contenders for each number of procs and each pattern.
-func hits[V any](s settings, t *standing, all []contender[V], value func(int) V, keys []string, patterns []pattern) {
+func hits[V any](s settings, t *standing, all []contender[V], value func(int) V, keys []string, patterns []pattern, procs []int) {
 	sequences := make([]sequence, len(patterns))
 	for i, p := range patterns {
 		sequences[i] = newSequence(keys, p.next(rand.New(rand.NewSource(1)), len(keys)))
 	}
-	for _, n := range procs {
+	for _, n := range s.byLife(procs) {
 		atProcs(n, func() {
 			opened := openAll(all, setup[V]{capacity: 2 * len(keys), ttl: hour}, keys, value)
 			defer closeAll(opened)
 			for i, p := range patterns {
-				measured := interleave(s, subjects(opened, func(e *entrant[V]) func(int) time.Duration {
+				measured := interleave(s.life(), subjects(opened, func(e *entrant[V]) func(int) time.Duration {
 					return readers(n, sequences[i], e.get)
 				}))
 				t.add(fmt.Sprintf("%d × %s", n, p.name), labels(opened), measured)
 			}
 		})
 	}
+}
+
+// byLife is procs, each as often as there are lives.
+func (s settings) byLife(procs []int) (all []int) {
+	for _, n := range procs {
+		all = append(all, slices.Repeat([]int{n}, pick(s, lives, 1))...)
+	}
+	return all
+}
+
+// life returns the settings of one of several lives.
+func (s settings) life() settings {
+	if !s.short {
+		s.rounds = max(1, s.rounds/lives)
+	}
+	return s
 }
 
 // readers returns a run in which so many goroutines look up the keys of a sequence, each from a place of

@@ -49,7 +49,13 @@ var sections = []section{
 	{"mixed", "reads with writes in memory", runMixed},
 	{"miss", "a miss that nobody else waits for, and 1,000 callers on a cold key", runMisses},
 	{"memory", "bytes an entry and garbage collection at a million entries", runMemory},
+	{"ratio", "hit ratios of traces", runRatios},
 	{"expiry", "a million entries expire", runExpiry},
+	{"growth", "ours from ten thousand to ten million entries", runGrowth},
+	{"redis", "look-ups in Redis", runRedis},
+	{"near", "hits in the near cache", runNear},
+	{"stampede", "several processes on one cold key", runStampede},
+	{"batch", "one look-up of many keys", runBatch},
 }
 
 func main() {
@@ -73,7 +79,7 @@ func run() error {
 	flag.DurationVar(&s.slice, "slice", 0, "how long to measure a contender in one round; 0 for the default")
 	flag.Parse()
 	if s.rounds == 0 {
-		s.rounds = pick(s, 25, 3)
+		s.rounds = pick(s, 24, 3)
 	}
 	if s.slice == 0 {
 		s.slice = pick(s, 8*time.Millisecond, time.Millisecond)

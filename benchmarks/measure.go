@@ -28,6 +28,12 @@ type series struct {
 	bytes  float64
 }
 
+// join adds the rounds of another life of the same subject.
+func (s *series) join(other *series) {
+	s.ns = append(s.ns, other.ns...)
+	s.allocs, s.bytes = min(s.allocs, other.allocs), min(s.bytes, other.bytes)
+}
+
 func (s *series) median() float64 { return median(s.ns) }
 
 // ratio returns by how much s was slower than base, as the median over rounds: the two of a round ran

@@ -89,7 +89,7 @@ func nothing[V any]() contender[V] {
 
 func footprints[V any](s settings, all []contender[V], keys []string, value func(int) V) []weighed {
 	found := make([]weighed, len(all))
-	for range pick(s, 3, 1) {
+	for range pick(s, 2, 1) {
 		for _, i := range rand.Perm(len(all)) {
 			found[i].label = label{all[i].name, all[i].less, all[i].rank}
 			weigh(&found[i].footprint, all[i], keys, value)
@@ -100,12 +100,12 @@ func footprints[V any](s settings, all []contender[V], keys []string, value func
 
 // weigh opens a contender, fills it, and adds what it weighs.
 func weigh[V any](f *footprint, c contender[V], keys []string, value func(int) V) {
-	before := heap()
+	before := liveHeap()
 	h := c.open(setup[V]{capacity: len(keys) + len(keys)/8, ttl: hour})
 	h.fill(keys, value)
-	f.bytes = append(f.bytes, (heap()-before)/float64(len(keys)))
+	f.bytes = append(f.bytes, (liveHeap()-before)/float64(len(keys)))
 	var cycles, pauses []float64
-	for range 5 {
+	for range 3 {
 		took, paused := collect()
 		cycles = append(cycles, took)
 		pauses = append(pauses, paused)
@@ -117,8 +117,8 @@ func weigh[V any](f *footprint, c contender[V], keys []string, value func(int) V
 	runtime.KeepAlive(h)
 }
 
-// heap is what is alive on the heap. A collection frees what the one before found dead, so it takes two.
-func heap() float64 {
+// liveHeap is what is alive on the heap. A collection frees what the one before found dead, so it takes two.
+func liveHeap() float64 {
 	runtime.GC()
 	runtime.GC()
 	var m runtime.MemStats

@@ -17,7 +17,7 @@ func runLoads(s settings) (report, error) {
 		all = append(all, c)
 	}
 	all = append(all[:1], append([]contender[user]{ourLoader()}, all[1:]...)...)
-	for _, n := range procs {
+	for _, n := range s.byLife(procs) {
 		atProcs(n, func() {
 			var opened []entrant[user]
 			for _, e := range openAll(all, setup[user]{
@@ -34,7 +34,7 @@ func runLoads(s settings) (report, error) {
 				opened = append(opened, e)
 			}
 			defer closeAll(opened)
-			t.add(fmt.Sprintf("%d × Zipf 1.01", n), labels(opened), interleave(s, subjects(opened, func(e *entrant[user]) func(int) time.Duration {
+			t.add(fmt.Sprintf("%d × Zipf 1.01", n), labels(opened), interleave(s.life(), subjects(opened, func(e *entrant[user]) func(int) time.Duration {
 				return loaders(n, sequence, e.load)
 			})))
 		})
@@ -74,7 +74,7 @@ func runMixed(s settings) (report, error) {
 	keys := keyNames(universe)
 	sequence := newSequence(keys, zipf(rand.New(rand.NewSource(1)), len(keys)))
 	all := append(libraries[user](), limits[user]()...)
-	for _, n := range procs {
+	for _, n := range s.byLife(procs) {
 		atProcs(n, func() {
 			opened := openAll(all, setup[user]{capacity: 2 * len(keys), ttl: hour}, keys, newUser)
 			if n > 1 {
@@ -82,7 +82,7 @@ func runMixed(s settings) (report, error) {
 			}
 			defer closeAll(opened)
 			for _, share := range []int{5, 25} {
-				t.add(fmt.Sprintf("%d × %d %%", n, share), labels(opened), interleave(s, subjects(opened, func(e *entrant[user]) func(int) time.Duration {
+				t.add(fmt.Sprintf("%d × %d %%", n, share), labels(opened), interleave(s.life(), subjects(opened, func(e *entrant[user]) func(int) time.Duration {
 					return readersAndWriters(n, 100/share, sequence, e.get, e.set)
 				})))
 			}
@@ -90,7 +90,7 @@ func runMixed(s settings) (report, error) {
 		atProcs(n, func() {
 			opened := openAll(libraries[user]()[:7], setup[user]{capacity: len(keys) / 10, ttl: hour}, nil, newUser)
 			defer closeAll(opened)
-			churn.add(fmt.Sprintf("%d × Zipf 1.01", n), labels(opened), interleave(s, subjects(opened, func(e *entrant[user]) func(int) time.Duration {
+			churn.add(fmt.Sprintf("%d × Zipf 1.01", n), labels(opened), interleave(s.life(), subjects(opened, func(e *entrant[user]) func(int) time.Duration {
 				return readersWhoStore(n, sequence, e.get, e.set)
 			})))
 		})

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // A standing is a table in the making: contenders by what was measured of them.
@@ -17,12 +18,18 @@ type standingRow struct {
 	cells      map[string]*series
 }
 
-// add enters the series of one column. names, less and rank come from the entrants, in the same order.
+// add enters the series of one column, or more of them if the column is there already.
 func (t *standing) add(column string, who []label, measured []*series) {
-	t.columns = append(t.columns, column)
+	if !slices.Contains(t.columns, column) {
+		t.columns = append(t.columns, column)
+	}
 	for i, s := range measured {
 		row := t.row(who[i])
-		row.cells[column] = s
+		if old := row.cells[column]; old != nil {
+			old.join(s)
+		} else {
+			row.cells[column] = s
+		}
 	}
 }
 
