@@ -1,0 +1,130 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A laboratory is a module whose mutants are made and tested. Its files are not changed: the mutated ones
+// stand in a directory of their own, and go's -overlay puts them in the others' place.
+type laboratory struct {
+	root  string // of the module
+	work  string // a directory that is the laboratory's
+	flags []string
+}
+
+// build compiles the tests of the packages of the mutants, all of whom they contain, and returns where each
+// program is, by the package's directory.
+func (l *laboratory) build(all []mutant) (map[string]string, error) {
+	overlay, err := l.overlay(all)
+	if err != nil {
+		return nil, err
+	}
+	programs := make(map[string]string)
+	for _, m := range all {
+		if programs[m.in] != "" {
+			continue
+		}
+		programs[m.in] = filepath.Join(l.work, "tests"+strconv.Itoa(len(programs)))
+		if err := l.compile(overlay, m.in, programs[m.in]); err != nil {
+			return nil, errors.Join(err, l.blame(all))
+		}
+	}
+	return programs, nil
+}
+
+// overlay writes the files of all mutants and returns the overlay's.
+func (l *laboratory) overlay(all []mutant) (string, error) {
+	sources, err := l.mutate(all)
+	if err != nil {
+		return "", err
+	}
+	replace := make(map[string]string)
+	write := func(path, text string) error {
+		place := filepath.Join(l.work, fmt.Sprintf("%d-%s", len(replace), filepath.Base(path)))
+		replace[filepath.Join(l.root, path)] = place
+		return os.WriteFile(place, []byte(text), 0o600)
+	}
+	for _, path := range slices.Sorted(maps.Keys(sources)) {
+		s := sources[path]
+		text, err := s.spliced()
+		if err == nil {
+			err = write(path, text)
+		}
+		if err == nil {
+			err = write(filepath.Join(filepath.Dir(path), "present_mutant.go"), fmt.Sprintf(helper, s.tree.Name.Name, variable))
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	text, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return "", err
+	}
+	place := filepath.Join(l.work, "overlay.json")
+	return place, os.WriteFile(place, text, 0o600)
+}
+
+// mutate returns the files that the mutants change, by their paths. It finds all that is wrong with their
+// edits, not only the first.
+func (l *laboratory) mutate(all []mutant) (map[string]*source, error) {
+	sources := make(map[string]*source)
+	var wrong []error
+	for i := range all {
+		m := &all[i]
+		for _, e := range m.edits {
+			if sources[e.file] == nil {
+				text, err := os.ReadFile(filepath.Join(l.root, e.file)) //nolint:gosec // the list of mutants names it
+				if err != nil {
+					return nil, err
+				}
+				if sources[e.file], err = parse(e.file, string(text)); err != nil {
+					return nil, err
+				}
+			}
+			if err := sources[e.file].mutate(m, e); err != nil {
+				wrong = append(wrong, fmt.Errorf("%s: %w", m.name, err))
+			}
+		}
+	}
+	return sources, errors.Join(wrong...)
+}
+
+func (l *laboratory) compile(overlay, directory, program string) error {
+	args := append([]string{"test", "-c", "-vet=off", "-overlay", overlay, "-o", program}, l.flags...)
+	c := exec.Command("go", append(args, "./"+directory)...) //nolint:gosec // of this laboratory
+	c.Dir = l.root
+	if said, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("the tests of ./%s do not compile: %w\n%s", directory, err, said)
+	}
+	return nil
+}
+
+// blame builds each mutant alone, after all of them together did not compile, and names those who do not.
+func (l *laboratory) blame(all []mutant) error {
+	var guilty []string
+	for i := range all {
+		overlay, err := l.overlay(all[i : i+1])
+		if err != nil {
+			return err
+		}
+		c := exec.Command("go", "build", "-overlay", overlay, "./...") //nolint:gosec // of this laboratory
+		c.Dir = l.root
+		if c.Run() != nil {
+			guilty = append(guilty, all[i].name)
+		}
+	}
+	if guilty == nil {
+		return nil
+	}
+	return errors.New("mutants that do not compile are no mutants: " + strings.Join(guilty, ", "))
+}

@@ -1,0 +1,8 @@
+package main
+
+import "slices"
+
+// mutants returns all there are.
+func mutants() []mutant {
+	return slices.Concat(flightMutants, writeMutants, valueMutants, lifeMutants, redisMutants, policyMutants)
+}

@@ -1,0 +1,98 @@
+package main
+
+// lifeMutants break what is promised of dead processes, of Close and of memory: G15 to G17.
+var lifeMutants = []mutant{
+	{
+		name:    "lease-does-not-expire",
+		promise: "G15",
+		edits:   change("lease.go", ".Nx().PxMilliseconds(a.lease.Milliseconds()).Build()", ".Nx().Build()"),
+		run:     "TestAFillerThatIsKilledIsReplaced",
+	},
+	{
+		name:    "lease-is-not-released",
+		promise: "G4",
+		edits:   change("singleflight.go", "\tif f.giveUp != nil {\n", "\tif false {\n"),
+		run:     "TestConformance/rueidis-aside/G4_",
+	},
+	{
+		name:    "waiter-does-not-look-again",
+		promise: "G15",
+		edits:   change("lease.go", "time.NewTimer(a.lease / leaseLooks)", "time.NewTimer(time.Hour)"),
+		run:     "TestAWaiterLooksAgain",
+	},
+	{
+		name:    "close-does-not-wait-for-the-reaper",
+		promise: "G16",
+		edits:   change("reaper.go", "\tif done != nil {\n\t\t<-done\n\t}", "\t_ = done"),
+		run:     "TestCloseWaitsForTheReaper|TestStopWaitsForTheCallThatRuns",
+	},
+	{
+		name:    "close-leaves-the-reaper",
+		promise: "G16",
+		edits:   change("expiring.go", "\t\tt.reaper.stop()\n", ""),
+		run:     "TestCloseWaitsForTheReaper",
+	},
+	{
+		name:    "close-leaves-waiters",
+		promise: "G16",
+		edits:   change("singleflight.go", "\t\t\tf.end(Result[T]{}, ErrClosed)\n", "\t\t\t_ = f\n"),
+		run:     "TestConformance/memory/G16_",
+	},
+	{
+		name:    "closed-cache-answers",
+		promise: "G16",
+		edits:   change("cache.go", "\tselect {\n\tcase <-c.closed:\n\t\treturn ErrClosed\n\tdefault:\n\t}\n\tif err := checkKey", "\tif err := checkKey"),
+		run:     "TestConformance/memory/G16_",
+	},
+	{
+		name:    "closed-clock-ticks",
+		promise: "G16",
+		edits:   change("clock.go", "\tc.ticker.stop()\n\tc.coarse.Store(ended)", ""),
+		run:     "TestConformance/memory/G16_|TestAStoppedClockIsCertainOfNothing",
+	},
+	{
+		name:    "flight-fills-after-close",
+		promise: "G16",
+		edits: []edit{
+			{"fence.go", "\t\tdefer s.mu.Unlock()\n\t\tif f.void || s.closed {", "\t\tdefer s.mu.Unlock()\n\t\tif f.void {"},
+			{"memory.go", "\tif m.closed.Load() {\n\t\tm.Delete(key)\n\t\treturn\n\t}\n", ""},
+		},
+		run: "TestConformance/memory/G16_",
+	},
+	{
+		name:    "sets-survive-close",
+		promise: "G16",
+		edits:   change("memory.go", "\tif m.closed.Load() {\n\t\tm.Delete(key)\n\t\treturn\n\t}\n", ""),
+		run:     "TestSetsDuringCloseLeaveNothing",
+	},
+	{
+		name:    "reaper-removes-nothing",
+		promise: "G16",
+		edits:   change("expiring.go", "t.Sweep(t.clock.now(), t.reaper.stopping)", "t.Sweep(math.MinInt64, t.reaper.stopping)"),
+		run:     "TestExpiredEntriesAreGoneWithinTwoIntervalsWithoutAccess",
+	},
+	{
+		name:    "reaper-is-not-woken",
+		promise: "G16",
+		edits:   change("expiring.go", "\t\tt.reaper.wake()\n", ""),
+		run:     "TestExpiredEntriesAreGoneWithinTwoIntervalsWithoutAccess",
+	},
+	{
+		name:    "memory-is-not-bounded",
+		promise: "G17",
+		edits:   change("expiring.go", "Capacity: int64(max(most, 0)),", "Capacity: int64(max(most, 0)) * 0,"),
+		run:     "TestConformance/memory/G17_|TestMaxEntriesBoundsAtEveryMoment",
+	},
+	{
+		name:    "no-default-bound",
+		promise: "G17",
+		edits:   change("config.go", "\tsetDefault(&c.MaxEntries, 100_000)\n", ""),
+		run:     "TestZeroConfigMeansTheDefaults",
+	},
+	{
+		name:    "weights-do-not-count",
+		promise: "G17",
+		edits:   change("memory.go", "\tif m.weigh == nil {\n", "\tif true {\n"),
+		run:     "TestWeightsAreBounded",
+	},
+}

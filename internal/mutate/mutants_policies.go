@@ -1,0 +1,77 @@
+package main
+
+// policyMutants break what is promised of policies, batches and Mutate.
+var policyMutants = []mutant{
+	{
+		name:    "stale-is-not-refreshed",
+		promise: "StaleFor",
+		edits:   change("lookup.go", "\t\tc.refresh(ctx, &q)\n", ""),
+		run:     "TestConformance/memory/StaleFor_a_stale_value",
+	},
+	{
+		name:    "stale-for-ever",
+		promise: "StaleFor",
+		edits:   change("lookup.go", "f.state == stale && f.now < f.entry.freshUntil(c.window)+int64(c.cfg.StaleFor)", "f.state == stale"),
+		run:     "TestConformance/memory/Stale",
+	},
+	{
+		name:    "no-stale-if-error",
+		promise: "StaleIfError",
+		edits:   change("lookup.go", "if was.now >= was.entry.freshUntil(c.window)+int64(c.cfg.StaleIfError) {", "if true {"),
+		run:     "TestConformance/memory/StaleIfError_a_stale_value",
+	},
+	{
+		name:    "no-soft-timeout",
+		promise: "SoftTimeout",
+		edits:   change("lookup.go", "\tif !c.mayOutlive(was) {\n\t\tsoft = nil\n\t}", "\tsoft = nil"),
+		run:     "TestConformance/memory/SoftTimeout_",
+	},
+	{
+		name:    "refreshes-without-end",
+		promise: "Refreshes",
+		edits:   change("lookup.go", "\tdefault:\n\t\tc.stats.refreshesRefused.Add(1)\n\t\treturn false", "\tdefault:\n\t\tgo func() { c.refreshes <- struct{}{} }()\n\t\treturn true"),
+		run:     "TestConformance/memory/Refreshes_",
+	},
+	{
+		name:    "no-jitter",
+		promise: "Jitter",
+		edits:   change("fetch.go", "if c.cfg.Jitter > 0 {", "if false {"),
+		run:     "TestConformance/memory/Jitter_",
+	},
+	{
+		name:    "mutate-does-not-fence",
+		promise: "Mutate",
+		edits:   change("mutate.go", "c.flights.fence(ctx, key, true)", "c.flights.fence(ctx, key, false)"),
+		run:     "TestConformance/memory/Mutate_",
+	},
+	{
+		name:    "mutate-keeps-after-a-failure",
+		promise: "Mutate",
+		edits:   change("mutate.go", "\t\tif failed := c.invalidate(ctx, keys); returned && err == nil {", "\t\tif !returned || err != nil {\n\t\t\treturn\n\t\t}\n\t\tif failed := c.invalidate(ctx, keys); returned && err == nil {"),
+		run:     "TestConformance/memory/Mutate_",
+	},
+	{
+		name:    "mutate-does-not-repeat",
+		promise: "Mutate",
+		edits:   change("mutate.go", "\t\tc.repeats.add(failed)\n", "\t\t_ = failed\n"),
+		run:     "TestMutateRepeatsARemovalThatFailed",
+	},
+	{
+		name:    "override-is-ignored",
+		promise: "OverrideTTL",
+		edits:   change("fetch.go", "\t\tf.ttl.Store(max(int64(ttl), 0))\n", "\t\t_ = f\n"),
+		run:     "TestConformance/memory/OverrideTTL_",
+	},
+	{
+		name:    "skip-is-ignored",
+		promise: "SkipStore",
+		edits:   change("fetch.go", "\t\tf.skipStore.Store(true)\n", "\t\t_ = f\n"),
+		run:     "TestConformance/memory/SkipStore_",
+	},
+	{
+		name:    "clones-are-shared",
+		promise: "WithClone",
+		edits:   change("cache.go", "\tif c.clone != nil {\n\t\treturn c.clone(value)\n\t}\n\treturn value\n", "\treturn value\n"),
+		run:     "TestClonesAreHandedOutEverywhere",
+	},
+}

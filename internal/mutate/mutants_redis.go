@@ -1,0 +1,49 @@
+package main
+
+// redisMutants break what is promised of a Redis that does not work: G11.
+var redisMutants = []mutant{
+	{
+		name:    "no-op-timeout",
+		promise: "G11",
+		edits: change("deadline.go", "\tif ctx.Done() == nil {\n\t\treturn t.shared(now), nil\n\t}\n\treturn context.WithDeadline(ctx, now.Add(t.timeout))",
+			"\treturn ctx, nil"),
+		run: "TestCallersDoNotPayForABrokenRedis/frozen$/rueidis$|TestOperationsOfASliceOfTimeShareADeadline",
+	},
+	{
+		name:    "breaker-never-opens",
+		promise: "G11",
+		edits:   change("breaker.go", "\tif b.down.Load() || b.stopped {\n\t\treturn false\n\t}\n\tb.err", "\tif true {\n\t\treturn false\n\t}\n\tb.err"),
+		run:     "TestCallersDoNotPayForABrokenRedis/frozen$/rueidis$",
+	},
+	{
+		name:    "breaker-never-closes",
+		promise: "G11",
+		edits:   change("breaker.go", "\tif err == nil {\n\t\tb.err, b.round = nil, nil\n\t\tb.down.Store(false)\n\t\treturn true\n\t}", ""),
+		run:     "TestBreakerProbesUntilTheBackendAnswers",
+	},
+	{
+		name:    "redis-down-is-an-error",
+		promise: "G11",
+		edits:   change("lookup.go", "case err != nil && errors.Is(err, ErrClosed):", "case err != nil:"),
+		run:     "TestCallersDoNotPayForABrokenRedis/refused$/rueidis$",
+	},
+	{
+		name:    "redis-down-at-the-start-is-an-error",
+		promise: "G11",
+		edits:   change("conn.go", "if err != nil && hopeless(err) {", "if err != nil {"),
+		run:     "TestCallersDoNotPayForABrokenRedis/down_at_start$/rueidis$",
+	},
+	{
+		name:    "refused-lease-is-an-error",
+		promise: "G11",
+		edits: change("fetch.go", "\t\t\tf.failed = c.backendError(err) != nil\n\t\t\treturn ready",
+			"\t\t\tf.end(Result[T]{}, err)\n\t\t\treturn settled"),
+		run: "TestALeaseThatIsRefusedMeansFetchingWithoutIt",
+	},
+	{
+		name:    "caller-waits-behind-a-dial",
+		promise: "G11",
+		edits:   change("operation.go", "if n.load.begin(o.begun) || n.wires.unsettled.Load() > 0 {", "if n.load.begin(o.begun) && false {"),
+		run:     "TestMoreCallersThanTheQueueHoldsLeaveAFrozenServerInTime",
+	},
+}
