@@ -1,5 +1,7 @@
 package table
 
+import "runtime"
+
 // A shard changes the size of its table little by little: every write moves a few buckets along, so that
 // none has to wait until all entries of a large shard are moved. Readers find the old table, which sends
 // them on to the newer one for what has moved already.
@@ -37,11 +39,32 @@ func (s *shard[V]) growLocked() {
 	s.resizeLocked(entries)
 }
 
-// shrinkLocked begins to move to a smaller table when the present one is nearly empty.
-func (s *shard[V]) shrinkLocked() {
+// shrinkLocked begins to move to a smaller table when the present one is nearly empty, and reports whether
+// it did. The smaller one has at least a fifth of the room, so that it can't fill up before the move is over,
+// even if every write until then adds an entry.
+func (s *shard[V]) shrinkLocked() bool {
 	t := s.table.Load()
-	if t.newer.Load() == nil && t.limit() > 4*firstEntries && s.count < t.limit()/8 {
-		s.resizeLocked(max(firstEntries, 2*s.count))
+	if s.count >= t.limit()/8 || t.limit() <= 4*firstEntries || t.newer.Load() != nil {
+		return false
+	}
+	s.resizeLocked(max(firstEntries, 2*s.count, t.limit()/6))
+	return true
+}
+
+// tidyLocked is for after a deletion: it lets the table shrink along with its entries. It moves more buckets
+// than a write does, to be through before the last entries are gone.
+func (s *shard[V]) tidyLocked() {
+	if !s.shrinkLocked() {
+		s.moveLocked(4 * movesPerWrite)
+	}
+}
+
+// shrink gives back what the table is too large by, in steps between which the lock is free.
+func (s *shard[V]) shrink() {
+	for more := true; more; runtime.Gosched() {
+		s.mu.Lock()
+		more = s.moveLocked(bucketsPerStep) || s.shrinkLocked()
+		s.mu.Unlock()
 	}
 }
 

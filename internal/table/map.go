@@ -24,7 +24,7 @@ const (
 	Stored Outcome = iota
 	// Refused means that allow said no, and nothing was changed.
 	Refused
-	// TooHeavy means that the entry is heavier than all that a shard may hold, and nothing was changed.
+	// TooHeavy means that the entry is heavier than a shard's share of the capacity, and nothing was changed.
 	TooHeavy
 )
 
@@ -68,13 +68,22 @@ func New[V any](o Options[V]) *Map[V] {
 	for n < int64(shardsPerProc*runtime.GOMAXPROCS(0)) && (o.Capacity <= 0 || o.Capacity/(2*n) >= minShare) {
 		n *= 2
 	}
-	m := &Map[V]{seed: maphash.MakeSeed(), mask: uint64(n - 1), shards: make([]shard[V], n), onEvict: o.OnEvict}
+	return newMap(o, n)
+}
+
+// newMap is [New] with a given number of shards, a power of two.
+func newMap[V any](o Options[V], shards int64) *Map[V] {
+	m := &Map[V]{seed: maphash.MakeSeed(), mask: uint64(shards - 1), shards: make([]shard[V], shards), onEvict: o.OnEvict}
+	var b *budget
+	if o.Capacity > 0 {
+		b = &budget{capacity: o.Capacity}
+	}
 	for i := range m.shards {
-		share := max(0, o.Capacity) / n
-		if int64(i) < o.Capacity%n {
+		share := max(0, o.Capacity) / shards
+		if int64(i) < o.Capacity%shards {
 			share++
 		}
-		m.shards[i].init(share, o.Deadline)
+		m.shards[i].init(b, share, o.Deadline)
 	}
 	return m
 }
@@ -108,36 +117,34 @@ func (m *Map[V]) Peek(key string) *V {
 }
 
 // Put writes the value of key. It returns false, and leaves the old entry of the key if there is one, when
-// the entry is heavier than all that a shard may hold. Weights above a million are rounded up to 20
+// the entry is heavier than a shard's share of the capacity. Weights above a million are rounded up to 20
 // significant bits, and a weight of 0 counts as 1.
 //
 // The key string is kept; a caller whose string is a piece of a larger one should clone it.
 func (m *Map[V]) Put(key string, v V, weight uint32) (ok bool) {
-	n, s := m.newNode(key, v, weight)
-	if !s.fits(n) {
-		return false
-	}
-	s.mu.Lock()
-	dropped := s.putLocked(n, s.locateLocked(n.hash, key))
-	s.mu.Unlock()
-	m.tell(dropped)
-	return true
+	return m.PutIf(key, v, weight, nil) == Stored
 }
 
 // PutIf is [Map.Put] under a condition: allow is called with the current value of key, or nil, under the
 // shard's lock, so that nothing can happen to the entry between the check and the write. It must not use
-// the map. It is not called for an entry that is too heavy.
+// the map, and may be called more than once. It is not called for an entry that is too heavy. A nil allow
+// agrees to everything.
 func (m *Map[V]) PutIf(key string, v V, weight uint32, allow func(current *V) bool) Outcome {
-	n, s := m.newNode(key, v, weight)
+	// The node is made before the lock is taken, so that nobody waits for the allocation.
+	h := maphash.String(m.seed, key)
+	n := &node[V]{key: key, value: v, hash: uint32(h), state: packWeight(weight)}
+	s := &m.shards[h>>32&m.mask]
 	if !s.fits(n) {
 		return TooHeavy
 	}
-	dropped, ok := s.putIf(n, allow)
-	m.tell(dropped)
-	if !ok {
-		return Refused
+	for {
+		outcome, dropped, ok := s.put(n, allow)
+		m.tell(dropped)
+		if ok {
+			return outcome
+		}
+		m.makeRoom()
 	}
-	return Stored
 }
 
 // Delete removes the entry of key, and reports whether there was one.
@@ -148,6 +155,7 @@ func (m *Map[V]) Delete(key string) bool {
 	at := s.locateLocked(uint32(h), key)
 	if at.node != nil {
 		s.removeLocked(at)
+		s.tidyLocked()
 	}
 	s.mu.Unlock()
 	return at.node != nil
@@ -165,6 +173,7 @@ func (m *Map[V]) DeleteIf(key string, allow func(current *V) bool) bool {
 		return false
 	}
 	s.removeLocked(at)
+	s.tidyLocked()
 	return true
 }
 
@@ -177,24 +186,22 @@ func (m *Map[V]) Clear() {
 
 // Len returns the number of entries, those whose deadline has passed included.
 func (m *Map[V]) Len() int {
+	m.lockAll()
+	defer m.unlockAll()
 	total := 0
 	for i := range m.shards {
-		s := &m.shards[i]
-		s.mu.Lock()
-		total += s.count
-		s.mu.Unlock()
+		total += m.shards[i].count
 	}
 	return total
 }
 
 // Weight returns the total weight of the entries.
 func (m *Map[V]) Weight() int64 {
+	m.lockAll()
+	defer m.unlockAll()
 	total := int64(0)
 	for i := range m.shards {
-		s := &m.shards[i]
-		s.mu.Lock()
-		total += s.weight
-		s.mu.Unlock()
+		total += m.shards[i].weight
 	}
 	return total
 }
@@ -224,12 +231,29 @@ func (m *Map[V]) Due() int64 {
 	return due
 }
 
-// newNode returns an entry to be and the shard that it belongs to. It is made before the lock is taken,
-// so that nobody waits for the allocation.
-func (m *Map[V]) newNode(key string, v V, weight uint32) (*node[V], *shard[V]) {
-	h := maphash.String(m.seed, key)
-	n := &node[V]{key: key, value: v, hash: uint32(h), state: packWeight(weight)}
-	return n, &m.shards[h>>32&m.mask]
+// lockAll takes the locks of all shards, in their order. Nobody else takes a second one. Without it, a sum over
+// the shards could count what one has given up for another twice.
+func (m *Map[V]) lockAll() {
+	for i := range m.shards {
+		m.shards[i].mu.Lock()
+	}
+}
+
+func (m *Map[V]) unlockAll() {
+	for i := range m.shards {
+		m.shards[i].mu.Unlock()
+	}
+}
+
+// makeRoom drops an entry of a shard that holds more than its share. That none does, because another
+// writer was faster, is no reason to give up: the caller tries again.
+func (m *Map[V]) makeRoom() {
+	for i := range m.shards {
+		if dropped := m.shards[i].concede(); dropped != nil {
+			m.tell(dropped)
+			return
+		}
+	}
 }
 
 // tell reports a chain of dropped entries, linked by next, to the owner of the map.

@@ -1,75 +1,87 @@
-package table
+package table_test
 
 import (
 	"math"
 	"strconv"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/cacheaside/cacheaside/internal/table"
 )
 
-type item struct {
-	value    uint64
-	deadline int64
-	meta     uint64
-}
-
-func deadlineOf(i *item) int64 { return i.deadline }
-
-func TestSmoke(t *testing.T) {
-	for _, c := range []int64{0, 1, 5, 100, 10000, 100000} {
-		m := New(Options[item]{Capacity: c, Deadline: deadlineOf})
-		for i := range 200000 {
-			k := strconv.Itoa(i)
-			require.True(t, m.Put(k, item{uint64(i), int64(i), 0}, 1))
-			g := m.Get(k)
-			require.NotNil(t, g)
-			require.Equal(t, uint64(i), g.value)
-			if c > 0 && i%100 == 0 {
-				require.LessOrEqual(t, m.Weight(), c)
-			}
-		}
-		if c > 0 {
-			require.EqualValues(t, c, m.Len())
-		}
-		for _, s := range []int64{0, 1000, 150000, 199998} {
-			m.Sweep(s, nil)
-			m.Range(func(k string, v *item, hits uint32) bool {
-				require.Greater(t, v.deadline, s)
-				return true
-			})
-			require.Greater(t, m.Due(), s)
-		}
-		m.Sweep(199999, nil)
-		require.Zero(t, m.Len())
-		require.EqualValues(t, math.MaxInt64, m.Due())
+func fill(m *table.Map[item], from, to int) {
+	for i := from; i < to; i++ {
+		m.Put(strconv.Itoa(i), item{id: i, deadline: int64(i)}, 1)
 	}
 }
 
-func TestSmokeConc(t *testing.T) {
-	for _, c := range []int64{0, 1000, 100000} {
-		m := New(Options[item]{Capacity: c, Deadline: deadlineOf})
-		var wg sync.WaitGroup
-		for g := range 8 {
-			wg.Go(func() {
-				for i := range 20000 {
-					k := strconv.Itoa(i * (g%4 + 1) % 30011)
-					switch i % 8 {
-					case 0, 1, 2:
-						m.Put(k, item{uint64(i), int64(i), 0}, uint32(i%7))
-					case 3:
-						m.Delete(k)
-					default:
-						m.Get(k)
-					}
-					if i%5000 == 0 {
-						m.Sweep(int64(i/2), nil)
-						m.DeleteFunc(func(_ string, v *item) bool { return v.value%13 == 0 })
-					}
-				}
-			})
+func TestALookUpAllocatesNothing(t *testing.T) {
+	m := table.New(table.Options[item]{Capacity: 1000, Deadline: deadlineOf})
+	fill(m, 0, 500)
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		for _, key := range []string{"0", "77", "499", "absent"} {
+			m.Get(key)
+			m.Peek(key)
 		}
-		wg.Wait()
+	}))
+}
+
+func TestNothingIsDroppedUntilTheMapIsFull(t *testing.T) {
+	const capacity = 40_000
+	m := table.New(table.Options[item]{Capacity: capacity, Deadline: deadlineOf})
+	fill(m, 0, capacity)
+	require.Equal(t, capacity, m.Len())
+	require.Zero(t, m.Evictions())
+
+	fill(m, capacity, 2*capacity)
+	require.Equal(t, capacity, m.Len(), "and full it stays")
+	require.EqualValues(t, capacity, m.Evictions())
+}
+
+func TestAnEntryHeavierThanAShareIsRefusedAndChangesNothing(t *testing.T) {
+	m := table.NewSharded(table.Options[item]{Capacity: 80}, 8)
+	require.True(t, m.Put("key", item{id: 1}, 10))
+	require.False(t, m.Put("key", item{id: 2}, 11))
+	require.Equal(t, table.TooHeavy, m.PutIf("key", item{id: 2}, 11, func(*item) bool { panic("not asked") }))
+	require.Equal(t, 1, m.Get("key").id)
+}
+
+func TestAPanicInAConditionLeavesTheMapUsable(t *testing.T) {
+	m := table.New(table.Options[item]{})
+	fill(m, 0, 1)
+	require.Panics(t, func() { m.PutIf("0", item{}, 1, func(*item) bool { panic("on purpose") }) })
+	require.Panics(t, func() { m.DeleteIf("0", func(*item) bool { panic("on purpose") }) })
+	require.Panics(t, func() { m.DeleteFunc(func(string, *item) bool { panic("on purpose") }) })
+	require.Equal(t, 0, m.Get("0").id)
+	require.Equal(t, 1, m.Len())
+}
+
+func TestASweepThatIsStoppedGoesOnTheNextTime(t *testing.T) {
+	m := table.NewSharded(table.Options[item]{Deadline: deadlineOf}, 1)
+	fill(m, 0, 10_000)
+	steps := 0
+	first := m.Sweep(math.MaxInt64-1, func() bool { steps++; return steps > 3 })
+	require.Positive(t, first)
+	require.Less(t, first, 10_000)
+	require.Zero(t, m.Due(), "what is left may be due as early as ever")
+	require.Equal(t, 10_000-first, m.Sweep(math.MaxInt64-1, nil))
+}
+
+func TestWhatIsAskedForOftenSurvivesAScan(t *testing.T) {
+	m := table.New(table.Options[item]{Capacity: 1000})
+	fill(m, 0, 1000)
+	for range 3 {
+		for i := range 500 {
+			m.Get(strconv.Itoa(i))
+		}
 	}
+	fill(m, 1000, 20_000)
+	kept := 0
+	for i := range 500 {
+		if m.Peek(strconv.Itoa(i)) != nil {
+			kept++
+		}
+	}
+	require.Greater(t, kept, 450)
 }

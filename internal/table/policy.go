@@ -11,7 +11,7 @@ package table
 // the main space is a CLOCK. At the same time its pending hits are brought into the sketch. How large the
 // window is depends on what the keys that come back tell; see balance.
 type policy[V any] struct {
-	share  int64 // the weight that the shard may hold; 0 is unbounded, without any policy
+	share  int64 // the weight that the shard holds when it is full; 0 is unbounded, without any policy
 	window list[V]
 	main   list[V]
 
@@ -56,30 +56,29 @@ func (p *policy[V]) clear() {
 	p.standing = nil
 }
 
-// insert takes up a new entry, which no reader can see yet. It may leave the shard over its share.
-func (p *policy[V]) insert(n *node[V]) {
+// insert takes up a new entry, which no reader can see yet. If there is no room for it, something is
+// evicted next.
+func (p *policy[V]) insert(n *node[V], room bool) {
 	if p.share == 0 {
 		return
 	}
 	p.count(n, 1)
 	n.state |= uint32(windowQueue)
 	p.window.push(n)
-	if entries := p.entries(); entries > p.size {
+	if entries := p.entries(); entries > p.size && int64(p.size) < p.share {
 		p.size *= 2
 		p.sketch.double()
 		p.balance.resize(p.size)
 	}
 	p.balance.missed(n.hash, p.entries())
-	if p.over() {
-		return
-	}
 	// While there is room, whatever leaves the window is welcome.
-	for p.window.count > 1 && p.window.weight > p.windowLimit() {
+	for room && p.window.count > 1 && p.window.weight > p.windowLimit() {
 		p.toMain(p.window.oldest())
 	}
 }
 
-// replace puts n, which no reader can see yet, in the place of old. An update counts as a hit. It may leave the shard over its share.
+// replace puts n, which no reader can see yet, in the place of old. An update counts
+// as a hit.
 func (p *policy[V]) replace(old, n *node[V]) {
 	n.inherit(old)
 	if p.share > 0 {
@@ -96,13 +95,8 @@ func (p *policy[V]) remove(n *node[V]) {
 	}
 }
 
-// over reports whether something has to go.
-func (p *policy[V]) over() bool {
-	return p.share > 0 && p.window.weight+p.main.weight > p.share
-}
-
-// evict takes one entry out, never the newest, which is the one that makes it necessary: what was just put
-// can be read, whatever the policy thinks of it. There must be another entry.
+// evict takes one entry out, never the newest, if that is not nil: it is the one that makes it necessary, and
+// what was just put can be read, whatever the policy thinks of it. There must be another entry.
 func (p *policy[V]) evict(newest *node[V]) *node[V] {
 	candidate := p.candidate(newest)
 	victim := p.victim(newest)
@@ -124,9 +118,11 @@ func (p *policy[V]) evict(newest *node[V]) *node[V] {
 func (p *policy[V]) candidate(newest *node[V]) *node[V] {
 	mine := p.window.count
 	others := p.main.count
-	if newest.queue() == windowQueue {
+	switch {
+	case newest == nil:
+	case newest.queue() == windowQueue:
 		mine--
-	} else {
+	default:
 		others--
 	}
 	if mine == 0 || others > 0 && p.window.weight <= p.windowLimit() {

@@ -78,12 +78,9 @@ func (s *shard[V]) endSweep(complete bool) {
 	s.sweeping = false
 	if complete {
 		s.low = s.nextLow
-		s.shrinkLocked()
 	}
 	s.mu.Unlock()
-	for more := complete; more; runtime.Gosched() {
-		s.mu.Lock()
-		more = s.moveLocked(bucketsPerStep)
-		s.mu.Unlock()
+	if complete {
+		s.shrink()
 	}
 }
