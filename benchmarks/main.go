@@ -13,7 +13,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -23,6 +25,7 @@ type settings struct {
 	short  bool
 	rounds int           // how often a measure goes round its contenders
 	slice  time.Duration // how long one contender is measured at a time
+	cpu    bool          // time by processor time where that makes sense
 	traces string        // a folder of access traces; "" is none
 	log    io.Writer
 }
@@ -72,19 +75,36 @@ func run() error {
 	s := settings{log: os.Stderr}
 	out := flag.String("out", "", "folder for the charts, the tables and the figures as JSON; a temporary one if empty")
 	doc := flag.String("doc", "", "Markdown file in which to replace what is between the figures' marks")
-	only := flag.String("only", "", "sections to run, separated by commas: "+strings.Join(names(), ","))
+	against := flag.String("against", "", "contenders to measure hits and writes in memory against, separated by commas; all if empty")
+	profile := flag.String("cpuprofile", "", "file to write a processor profile to")
+	flag.Func("procs", "values of GOMAXPROCS for the measures in memory, separated by commas", setProcs)
+	chosenSections := flag.String("only", "", "sections to run, separated by commas: "+strings.Join(names(), ","))
 	flag.StringVar(&s.traces, "traces", "", "folder of access traces: gzip, one key a line")
 	flag.BoolVar(&s.short, "short", false, "a smoke test of about a minute; its figures mean nothing")
 	flag.IntVar(&s.rounds, "rounds", 0, "rounds over the contenders of a measure; 0 for the default")
 	flag.DurationVar(&s.slice, "slice", 0, "how long to measure a contender in one round; 0 for the default")
+	flag.BoolVar(&s.cpu, "cpu", false, "time hits and writes in memory by processor time, for a machine that others use too")
 	flag.Parse()
+	if s.cpu {
+		stopwatch = cpuTime
+	}
+	if *against != "" {
+		only = strings.Split(*against, ",")
+	}
+	if *profile != "" {
+		stop, err := startProfile(*profile)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	if s.rounds == 0 {
 		s.rounds = pick(s, 24, 3)
 	}
 	if s.slice == 0 {
 		s.slice = pick(s, 8*time.Millisecond, time.Millisecond)
 	}
-	chosen, err := choose(*only)
+	chosen, err := choose(*chosenSections)
 	if err != nil {
 		return err
 	}
@@ -100,7 +120,7 @@ func run() error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
-		r.Section, r.Seconds, r.Machine = c.name, time.Since(begun).Seconds(), describeMachine()
+		r.Section, r.Seconds, r.Machine = c.name, time.Since(begun).Seconds(), describeMachine(s)
 		if err := r.save(*out); err != nil {
 			return err
 		}
@@ -135,4 +155,30 @@ func choose(only string) ([]section, error) {
 		}
 	}
 	return chosen, nil
+}
+
+func setProcs(list string) error {
+	procs = nil
+	for _, p := range strings.Split(list, ",") {
+		n, err := strconv.Atoi(p)
+		if err != nil || n < 1 {
+			return fmt.Errorf("%q is no number of processors", p)
+		}
+		procs = append(procs, n)
+	}
+	return nil
+}
+
+func startProfile(path string) (stop func(), err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, err
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}, nil
 }

@@ -173,8 +173,12 @@ func (t table) markdown() string {
 }
 
 // describeMachine says on what the figures were made, with the load that others put on it.
-func describeMachine() string {
-	return fmt.Sprintf("%s, %d cores, load %s, %s %s/%s, %s", processor(), runtime.NumCPU(), load(), runtime.Version(),
+func describeMachine(s settings) string {
+	timed := ""
+	if s.cpu {
+		timed = "processor time; "
+	}
+	return timed + fmt.Sprintf("%s, %d cores, load %s, %s %s/%s, %s", processor(), runtime.NumCPU(), load(), runtime.Version(),
 		runtime.GOOS, runtime.GOARCH, time.Now().UTC().Format("2006-01-02 15:04"))
 }
 
