@@ -142,6 +142,9 @@ func (g *gate) fetch(ctx context.Context, _ string) (string, error) {
 	g.begun <- struct{}{}
 	select {
 	case <-g.open:
+		if err := ctx.Err(); err != nil { // both are ready: this one counts
+			return "", err
+		}
 		return g.value, nil
 	case <-ctx.Done():
 		return "", ctx.Err()
