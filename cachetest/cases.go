@@ -66,6 +66,7 @@ func checkCancelledLeader(s *subject) {
 	leader := s.ask(ctx, key, g.fetch)
 	must(s, g.begun, "the fetch begins")
 	other := s.ask(s.Context(), key, g.fetch)
+	<-time.After(grace) // for it to join
 	cancel()
 	require.ErrorIs(s, must(s, leader, "the leader leaves").err, context.Canceled)
 	close(g.open)
