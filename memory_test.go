@@ -81,7 +81,7 @@ func TestAForgottenCacheIsCollected(t *testing.T) {
 		runtime.GC()
 		return cache.Value() == nil && value.Value() == nil
 	}, 20*time.Second, time.Millisecond, "neither the reaper nor a timer holds it")
-	clock.stop() // it holds nothing of the cache, and would run on for a while
+	clock.stop()                                                              // it holds nothing of the cache, and would run on for a while
 	for deadline := time.Now().Add(20 * time.Second); goleak.Find() != nil; { // which waits a little each time
 		require.True(t, time.Now().Before(deadline), "all that ran for it ends")
 	}
