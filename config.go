@@ -176,6 +176,8 @@ func (r RedisConfig) checkAddrs() error {
 		switch {
 		case address == "":
 			return fieldError("Redis.Addrs", "with an empty address", "host:port, or the path of a unix socket")
+		case strings.Contains(address, ","):
+			return fieldError("Redis.Addrs", "with a comma within an address", "one address an element")
 		case address[0] != '/' && strings.Contains(address, "@"):
 			return fieldError("Redis.Addrs", "with a user", "host:port; for a user there are Username and Password")
 		}

@@ -234,6 +234,7 @@ var badConfigs = []struct {
 	{"rueidis://host?cluster=2", []string{"cluster", `"2"`}},
 	{"rueidis:///run/%zz", []string{"location", "unix socket"}},
 	{"rueidis://a:1,,b:1", []string{"Redis.Addrs", "empty"}},
+	{"rueidis:///run/a,b.sock", []string{"Redis.Addrs", "comma"}},
 	{"rueidis://?addrs=u:p@host:1", []string{"Redis.Addrs", "Username"}},
 
 	// The password is hunter2 in each of these, in one piece or two, written as it must not be.

@@ -25,6 +25,7 @@ func init() {
 		promise{"StaleIfError", "a stale value is returned in the place of an error, until its time ends", nil, checkStaleIfError},
 		promise{"StaleIfError", "a slow source is waited for, and answers", nil, checkStaleIfErrorSlow},
 		promise{"StaleIfError", "a hanging source costs FetchTimeout, and then the stale value is returned", nil, checkStaleIfErrorHanging},
+		promise{"StaleIfError", "a source that fails when its time has ended is not covered up", nil, checkStaleIfErrorLate},
 		promise{"StaleIfError", "all who wait for a failing fetch get the stale value", nil, checkStaleIfErrorJoined},
 		promise{"SoftTimeout", "a stale value is returned after it, and the fetch goes on and is kept", nil, checkSoftTimeout},
 		promise{"SoftTimeout", "a source that answers before it is waited for", nil, checkSoftTimeoutPrompt},
@@ -137,6 +138,26 @@ func checkStaleForBoundaries(e *env) {
 		_, err := lookup()
 		require.Same(e, errSource, err)
 	})
+	if !e.bubble {
+		return
+	}
+
+	// With a longer StaleIfError the value is still there when StaleFor ends, and the source is asked first.
+	longer := open[string](e, func(cfg *Config) { cfg.Name, cfg.StaleFor, cfg.StaleIfError = "longer", short, time.Hour })
+	s.inside = func(context.Context, string) { e.passInside(time.Second) }
+	waited := func() time.Duration {
+		begun := time.Now()
+		r, err := longer.Lookup(e.Context(), key, time.Minute, s.fetch)
+		require.NoError(e, err)
+		require.Equal(e, SourceStale, r.Source)
+		return time.Since(begun)
+	}
+	require.NoError(e, longer.Set(e.Context(), key, "old", short))
+	e.pass(2*short - time.Nanosecond)
+	require.Zero(e, waited())
+	require.NoError(e, longer.Set(e.Context(), key, "old", short)) // the refresh that has begun is void
+	e.pass(2 * short)
+	require.Equal(e, time.Second, waited())
 }
 
 func checkStaleForFailing(e *env) {
@@ -429,6 +450,33 @@ func checkStaleIfErrorHanging(e *env) {
 	require.NotErrorIs(e, err, ErrFetchTimeout)
 }
 
+func checkStaleIfErrorLate(e *env) {
+	c := openStale(e, func(cfg *Config) { cfg.StaleIfError = short })
+	s := serve("")
+	s.set("", errSource)
+	release := s.hold()
+	waiting := askMany(e, 1, c, key, s)
+	e.pass(2 * short)
+	release()
+	require.Same(e, errSource, (<-waiting[0]).err, "a value past its stale time when the source fails is not returned")
+	if !e.bubble {
+		return
+	}
+	for name, early := range map[string]time.Duration{"early": time.Nanosecond, "late": 0} {
+		c := openStale(e, func(cfg *Config) { cfg.Name, cfg.StaleIfError = name, short })
+		v, err := c.GetWithFetch(e.Context(), key, time.Minute, func(context.Context, string) (string, error) {
+			e.passInside(short - early)
+			return "", errSource
+		})
+		if early > 0 {
+			require.NoError(e, err)
+			require.Equal(e, "old", v)
+		} else {
+			require.Same(e, errSource, err)
+		}
+	}
+}
+
 func checkStaleIfErrorJoined(e *env) {
 	c := openStale(e, func(cfg *Config) { cfg.StaleIfError = time.Hour })
 	s := serve("")
@@ -562,5 +610,16 @@ func checkRefreshLimit(e *env) {
 	require.EqualValues(e, maxRefreshes+over, stats.StaleHits)
 	require.NoError(e, c.Close())
 	e.settle(func() bool { return ended.Load() == maxRefreshes }, "Close ends them")
+
+	again := open[string](e, func(cfg *Config) { cfg.Name, cfg.StaleFor = "again", time.Hour })
+	require.NoError(e, again.Set(e.Context(), key, "old", time.Millisecond))
+	e.pass(10 * time.Millisecond)
+	failing := serve("")
+	failing.set("", errSource)
+	for i := range uint64(maxRefreshes + over) {
+		require.Equal(e, "old", requireAtOnce(e, again, failing).Value)
+		e.settle(func() bool { return again.Stats().FetchErrors == i+1 && again.flights.underWay() == 0 }, "the refresh has ended")
+	}
+	require.Zero(e, again.Stats().RefreshesRefused, "what has ended makes room")
 	require.EqualValues(e, maxRefreshes, begun.Load())
 }

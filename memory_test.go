@@ -14,6 +14,7 @@ import (
 	"weak"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
 
 func TestExpiredEntriesAreGoneWithinTwoIntervalsWithoutAccess(t *testing.T) {
@@ -76,15 +77,17 @@ func TestWithoutAReaperExpiryIsLazy(t *testing.T) {
 
 func TestAForgottenCacheIsCollected(t *testing.T) {
 	clock, cache, value := forget(t)
-	defer clock.stop()
 	require.Eventually(t, func() bool {
 		runtime.GC()
 		return cache.Value() == nil && value.Value() == nil
 	}, 20*time.Second, time.Millisecond, "neither the reaper nor a timer holds it")
+	clock.stop()                                                              // it holds nothing of the cache, and would run on for a while
+	for deadline := time.Now().Add(20 * time.Second); goleak.Find() != nil; { // which waits a little each time
+		require.True(t, time.Now().Before(deadline), "all that ran for it ends")
+	}
 }
 
-// forget makes a cache that has been used, with a reaper at work, and drops it without Close. The clock,
-// which holds nothing of the cache, would run on for a while.
+// forget makes a cache that has been used, with a reaper at work, and drops it without Close.
 func forget(t *testing.T) (*clock, weak.Pointer[Client[*record]], weak.Pointer[record]) {
 	c, err := NewMemory[*record](Config{ReapInterval: 5 * time.Millisecond})
 	require.NoError(t, err)
@@ -208,12 +211,12 @@ func TestAnEntryThatIsTooHeavyIsRefusedVisibly(t *testing.T) {
 }
 
 func TestWeightsOutOfRangeAreClamped(t *testing.T) {
-	weights := map[string]int{"zero": 0, "negative": math.MinInt, "one": 1}
-	c := newTestCache[int](t, Config{MaxEntries: 3}, WithWeigher(func(key string, _ int) int { return weights[key] }))
+	weights := map[string]int{"zero": 0, "negative": -5, "lowest": math.MinInt, "one": 1}
+	c := newTestCache[int](t, Config{MaxEntries: 4}, WithWeigher(func(key string, _ int) int { return weights[key] }))
 	for k := range weights {
 		require.NoError(t, c.Set(t.Context(), k, 1, NoExpiry))
 	}
-	require.Equal(t, 3, c.Stats().Entries, "each counts as 1")
+	require.Equal(t, 4, c.Stats().Entries, "each counts as 1")
 	weights["huge"] = math.MaxInt
 	require.ErrorIs(t, c.Set(t.Context(), "huge", 1, NoExpiry), ErrInvalidValue)
 	unbounded := newTestCache[int](t, Config{MaxEntries: -1}, WithWeigher(func(string, int) int { return math.MaxInt }))

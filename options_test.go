@@ -69,7 +69,8 @@ func TestOptionsThatAreNilThemselvesAreSkipped(t *testing.T) {
 }
 
 func TestOptionsOfOneCacheDoNotReachAnother(t *testing.T) {
-	b, err := Connect(context.Background(), Config{}, WithNotFound(sql.ErrNoRows))
+	b, err := Connect(context.Background(), Config{}, // one at a time, so that there is room for a fourth
+		WithNotFound(sql.ErrNoRows), WithNotFound(sql.ErrTxDone), WithNotFound(sql.ErrConnDone))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, b.Close()) }()
 	first, err := New[string](b, "first", WithNotFound(io.EOF))
