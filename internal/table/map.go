@@ -132,14 +132,14 @@ func (m *Map[V]) Put(key string, v V, weight uint32) (ok bool) {
 func (m *Map[V]) PutIf(key string, v V, weight uint32, allow func(current *V) bool) Outcome {
 	// The node is made before the lock is taken, so that nobody waits for the allocation.
 	h := maphash.String(m.seed, key)
-	n := &node[V]{key: key, value: v, hash: uint32(h), state: packWeight(weight)}
+	n := &node[V]{key: key, value: v, state: packWeight(weight), tag: uint32(h)}
 	s := &m.shards[h>>32&m.mask]
 	if !s.fits(n) {
 		return TooHeavy
 	}
 	for {
-		outcome, dropped, ok := s.put(n, allow)
-		m.tell(dropped)
+		outcome, gone, ok := s.put(uint32(h), n, allow)
+		m.tell(gone)
 		if ok {
 			return outcome
 		}
@@ -249,22 +249,20 @@ func (m *Map[V]) unlockAll() {
 // writer was faster, is no reason to give up: the caller tries again.
 func (m *Map[V]) makeRoom() {
 	for i := range m.shards {
-		if dropped := m.shards[i].concede(); dropped != nil {
-			m.tell(dropped)
+		if gone := m.shards[i].concede(); gone.first != nil {
+			m.tell(gone)
 			return
 		}
 	}
 }
 
-// tell reports a chain of dropped entries, linked by next, to the owner of the map.
-func (m *Map[V]) tell(dropped *node[V]) {
-	if m.onEvict == nil {
+// tell reports dropped entries to the owner of the map.
+func (m *Map[V]) tell(gone dropped[V]) {
+	if m.onEvict == nil || gone.first == nil {
 		return
 	}
-	for n := dropped; n != nil; {
-		next := n.next
-		n.next = nil
+	m.onEvict(gone.first.key, &gone.first.value)
+	for _, n := range gone.more {
 		m.onEvict(n.key, &n.value)
-		n = next
 	}
 }
