@@ -78,7 +78,7 @@ func matches(meta, wanted uint64) uint64 {
 }
 
 // find returns the entry of key if it is in this table, and otherwise nil: then it is in the newer one, or
-// nowhere, and [table.follow] tells. The two are apart to keep a hit as short as possible.
+// nowhere.
 func (t *table[V]) find(hash uint32, key string) *node[V] {
 	wanted := fingerprint(hash) * eachByte
 	for b := &t.buckets[t.index(hash)]; b != nil; b = b.next.Load() {
@@ -92,8 +92,8 @@ func (t *table[V]) find(hash uint32, key string) *node[V] {
 	return nil
 }
 
-// follow goes on where find has not found the entry, in the newer table if the chain has moved. It looks at
-// the mark of the first bucket only: that is set before the others, so if find saw any of the chain
+// follow goes on where a reader has not found the entry, in the newer table if the chain has moved. It looks
+// at the mark of the first bucket only: that is set before the others, so if the reader saw any of the chain
 // without its fingerprints, the mark is there by now.
 func (t *table[V]) follow(hash uint32, key string) *node[V] {
 	for t.buckets[t.index(hash)].meta.Load()&movedMark != 0 {
