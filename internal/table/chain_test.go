@@ -30,7 +30,7 @@ func TestChainsOfOneBucketFindEveryEntryAndNoOther(t *testing.T) {
 				}
 				var nodes []*node[int]
 				for from := uint64(0); from < wholeHash; {
-					nodes, from = s.collect(from, nodes)
+					nodes, from = s.collectLocked(from, nodes)
 				}
 				require.Len(t, nodes, len(want))
 				for _, n := range nodes {
@@ -47,8 +47,8 @@ func TestChainsOfOneBucketFindEveryEntryAndNoOther(t *testing.T) {
 					delete(want, key)
 					return
 				}
-				want[key] = &node[int]{key: key, hash: hashOf(i)}
-				s.tableLocked(hashOf(i)).insert(want[key])
+				want[key] = &node[int]{key: key, tag: hashOf(i)}
+				s.tableLocked(hashOf(i)).insert(hashOf(i), want[key])
 			},
 			"begin to move": func(t *rapid.T) {
 				if s.table.Load() == old {
@@ -66,7 +66,7 @@ func TestEmptyOverflowBucketsAreGivenBack(t *testing.T) {
 	var nodes []*node[int]
 	for i := range 5 * slotsPerBucket {
 		nodes = append(nodes, &node[int]{key: fmt.Sprint(i)})
-		s.tableLocked(0).insert(nodes[i])
+		s.tableLocked(0).insert(0, nodes[i])
 	}
 	for _, n := range nodes {
 		s.locateLocked(0, n.key).remove()
@@ -85,7 +85,7 @@ func TestWeightsAreRoundedUpByLittle(t *testing.T) {
 		}
 		require.LessOrEqual(t, n.weight()-exact, exact>>(mantissaBits-1))
 		require.Zero(t, n.pending())
-		require.Equal(t, noQueue, n.queue())
+		require.False(t, n.inMain())
 	})
 }
 

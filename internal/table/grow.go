@@ -13,16 +13,25 @@ const movesPerWrite = 2
 // firstEntries is the number of entries that the first table of a shard is made for.
 const firstEntries = 64
 
-// tableLocked returns the table in which a writer finds and leaves the entries of a hash.
+// tableLocked returns the table in which a writer finds and leaves the entries of a hash, and moves some.
 func (s *shard[V]) tableLocked(hash uint32) *table[V] {
 	t := s.table.Load()
 	newer := t.newer.Load()
 	if newer == nil {
 		return t
 	}
-	t.move(t.index(hash), newer)
+	s.moveChainLocked(t, t.index(hash))
 	s.moveLocked(movesPerWrite)
 	return newer
+}
+
+// homeLocked returns the table in which the entries of a hash are now.
+func (s *shard[V]) homeLocked(hash uint32) *table[V] {
+	t := s.table.Load()
+	if t.buckets[t.index(hash)].meta.Load()&movedMark != 0 {
+		return t.newer.Load()
+	}
+	return t
 }
 
 // growLocked begins to move to a larger table when one more entry would be too many for the present one.
@@ -64,6 +73,9 @@ func (s *shard[V]) shrink() {
 	for more := true; more; runtime.Gosched() {
 		s.mu.Lock()
 		more = s.moveLocked(bucketsPerStep) || s.shrinkLocked()
+		if !more && s.count == 0 {
+			s.policy.clear()
+		}
 		s.mu.Unlock()
 	}
 }
@@ -86,7 +98,7 @@ func (s *shard[V]) moveLocked(buckets int) (more bool) {
 		return false
 	}
 	for end := min(t.moved+buckets, len(t.buckets)); t.moved < end; t.moved++ {
-		t.move(t.moved, newer)
+		s.moveChainLocked(t, t.moved)
 	}
 	if t.moved < len(t.buckets) {
 		return true
@@ -95,17 +107,18 @@ func (s *shard[V]) moveLocked(buckets int) (more bool) {
 	return false
 }
 
-// move copies the entries of a chain to the newer table, unless that was done before, and marks it as
-// moved. The slots keep their nodes, for the sake of readers who read meta before the mark.
-func (t *table[V]) move(index int, newer *table[V]) {
+// moveChainLocked copies the entries of a chain to the newer table, unless that was done before, and marks
+// it as moved. The slots keep their nodes, for the sake of readers who read meta before the mark.
+func (s *shard[V]) moveChainLocked(t *table[V], index int) {
 	home := &t.buckets[index]
 	if home.meta.Load()&movedMark != 0 {
 		return
 	}
+	newer := t.newer.Load()
 	for b := home; b != nil; b = b.next.Load() {
 		for i := range b.slots {
 			if n := b.slots[i].Load(); n != nil {
-				newer.insert(n)
+				newer.insert(s.hashLocked(n), n)
 			}
 		}
 	}

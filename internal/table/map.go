@@ -13,6 +13,7 @@ package table
 import (
 	"hash/maphash"
 	"math"
+	"math/bits"
 	"runtime"
 )
 
@@ -91,13 +92,9 @@ func newMap[V any](o Options[V], shards int64) *Map[V] {
 // Get returns the value of key, or nil, and marks a hit for the policy. It takes no lock and does not
 // look at the deadline.
 func (m *Map[V]) Get(key string) *V {
-	h := maphash.String(m.seed, key)
-	t := m.shards[h>>32&m.mask].table.Load()
-	n := t.find(uint32(h), key)
+	n := m.find(key)
 	if n == nil {
-		if n = t.follow(uint32(h), key); n == nil {
-			return nil
-		}
+		return nil
 	}
 	n.touch()
 	return &n.value
@@ -105,13 +102,9 @@ func (m *Map[V]) Get(key string) *V {
 
 // Peek is [Map.Get] without marking a hit.
 func (m *Map[V]) Peek(key string) *V {
-	h := maphash.String(m.seed, key)
-	t := m.shards[h>>32&m.mask].table.Load()
-	n := t.find(uint32(h), key)
+	n := m.find(key)
 	if n == nil {
-		if n = t.follow(uint32(h), key); n == nil {
-			return nil
-		}
+		return nil
 	}
 	return &n.value
 }
@@ -132,14 +125,14 @@ func (m *Map[V]) Put(key string, v V, weight uint32) (ok bool) {
 func (m *Map[V]) PutIf(key string, v V, weight uint32, allow func(current *V) bool) Outcome {
 	// The node is made before the lock is taken, so that nobody waits for the allocation.
 	h := maphash.String(m.seed, key)
-	n := &node[V]{key: key, value: v, hash: uint32(h), state: packWeight(weight)}
+	n := &node[V]{key: key, value: v, state: packWeight(weight), tag: uint32(h)}
 	s := &m.shards[h>>32&m.mask]
 	if !s.fits(n) {
 		return TooHeavy
 	}
 	for {
-		outcome, dropped, ok := s.put(n, allow)
-		m.tell(dropped)
+		outcome, gone, ok := s.put(uint32(h), n, allow)
+		m.tell(gone)
 		if ok {
 			return outcome
 		}
@@ -231,6 +224,22 @@ func (m *Map[V]) Due() int64 {
 	return due
 }
 
+// find returns the entry of key, or nil. It is one function, but for the rare rest in [table.follow], and its
+// callers are small enough to vanish in theirs: a call is a noticeable part of a hit.
+func (m *Map[V]) find(key string) *node[V] {
+	h := maphash.String(m.seed, key)
+	hash, wanted := uint32(h), fingerprint(uint32(h))*eachByte
+	t := m.shards[h>>32&m.mask].table.Load()
+	for b := &t.buckets[t.index(hash)]; b != nil; b = b.next.Load() {
+		for found := matches(b.meta.Load(), wanted); found != 0; found &= found - 1 {
+			if n := b.slots[bits.TrailingZeros64(found)/8].Load(); n != nil && n.key == key {
+				return n
+			}
+		}
+	}
+	return t.follow(hash, key)
+}
+
 // lockAll takes the locks of all shards, in their order. Nobody else takes a second one. Without it, a sum over
 // the shards could count what one has given up for another twice.
 func (m *Map[V]) lockAll() {
@@ -249,22 +258,20 @@ func (m *Map[V]) unlockAll() {
 // writer was faster, is no reason to give up: the caller tries again.
 func (m *Map[V]) makeRoom() {
 	for i := range m.shards {
-		if dropped := m.shards[i].concede(); dropped != nil {
-			m.tell(dropped)
+		if gone := m.shards[i].concede(); gone.first != nil {
+			m.tell(gone)
 			return
 		}
 	}
 }
 
-// tell reports a chain of dropped entries, linked by next, to the owner of the map.
-func (m *Map[V]) tell(dropped *node[V]) {
-	if m.onEvict == nil {
+// tell reports dropped entries to the owner of the map.
+func (m *Map[V]) tell(gone dropped[V]) {
+	if m.onEvict == nil || gone.first == nil {
 		return
 	}
-	for n := dropped; n != nil; {
-		next := n.next
-		n.next = nil
+	m.onEvict(gone.first.key, &gone.first.value)
+	for _, n := range gone.more {
 		m.onEvict(n.key, &n.value)
-		n = next
 	}
 }

@@ -5,38 +5,29 @@ import (
 	"sync/atomic"
 )
 
-// A node is one entry. The key, the value and the hash never change once a reader can see the node: a new
-// value is a new node. The fields are ordered so that a node with a value of 24 bytes takes 64 bytes, one
-// cache line.
+// A node is one entry. The key and the value never change once a reader can see the node: a new value is a
+// new node. It is small, since there may be millions: with a value of 24 bytes it takes 48.
 type node[V any] struct {
 	key   string
 	value V
 
 	// state packs, from the lowest bit: the hits since the policy last looked (readers add to them, all
-	// the rest is written under the shard's lock), the queue that the node is in, and its weight. It is
-	// not an atomic.Uint32 so that a node which no reader can see yet is written without the cost.
+	// the rest is written under the shard's lock), whether the node is in the main space, and its weight.
+	// It is not an atomic.Uint32 so that a node which no reader can see yet is written without the cost.
 	state uint32
 
-	hash       uint32   // the lower half of the key's hash
-	prev, next *node[V] // the neighbours in the queue; guarded by the shard's lock
+	// tag is the number of the node's record, where the lower half of the key's hash is; in a map without
+	// a policy it is that hash itself. Guarded by the shard's lock.
+	tag uint32
 }
 
 const (
 	hitMask    = 0x3 // at most 3 pending hits, then readers stop counting: a hot entry costs them no write
-	queueMask  = 0xf0
+	mainBit    = 0x4 // the policy keeps the node in the main space, not in the window
 	weightBits = 24
 	weightMask = 1<<32 - 1<<(32-weightBits)
 
 	mantissaBits = 20 // of the weight's 24; the other 4 are its exponent
-)
-
-// A queue is one of the policy's lists, as the state word has it.
-type queue uint32
-
-const (
-	noQueue     queue = iota << 4
-	windowQueue       // entries that came lately
-	mainQueue         // entries that were asked for often enough
 )
 
 // touch counts a hit. It gives up when it meets another reader or the policy, since one hit more or less
@@ -61,25 +52,19 @@ func (n *node[V]) takeHits(most uint32) uint32 {
 	}
 }
 
-// inherit takes over the queue and the pending hits of the node that n replaces, and counts one hit more.
-// No reader can see n yet.
+// inherit takes over the place in the policy and the pending hits of the node that n replaces, and counts
+// one hit more. No reader can see n yet.
 func (n *node[V]) inherit(old *node[V]) {
+	n.tag = old.tag
 	n.state = n.state&weightMask | atomic.LoadUint32(&old.state)&^weightMask
 	if n.state&hitMask < hitMask {
 		n.state++
 	}
 }
 
-func (n *node[V]) queue() queue { return queue(atomic.LoadUint32(&n.state) & queueMask) }
+func (n *node[V]) inMain() bool { return atomic.LoadUint32(&n.state)&mainBit != 0 }
 
-func (n *node[V]) setQueue(q queue) {
-	for {
-		s := atomic.LoadUint32(&n.state)
-		if atomic.CompareAndSwapUint32(&n.state, s, s&^queueMask|uint32(q)) {
-			return
-		}
-	}
-}
+func (n *node[V]) moveToMain() { atomic.OrUint32(&n.state, mainBit) }
 
 // weight returns the weight that is accounted for the node.
 func (n *node[V]) weight() int64 {

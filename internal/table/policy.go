@@ -11,12 +11,14 @@ package table
 // the main space is a CLOCK. At the same time its pending hits are brought into the sketch. How large the
 // window is depends on what the keys that come back tell; see balance.
 type policy[V any] struct {
-	share  int64 // the weight that the shard holds when it is full; 0 is unbounded, without any policy
-	window list[V]
-	main   list[V]
+	share   int64 // the weight that the shard holds when it is full; 0 is unbounded, without any policy
+	place   func(record uint32) place[V]
+	records records
+	window  queue
+	main    queue
 
 	// standing is the entry that the main space would have given up last, had the newcomer been better.
-	standing *node[V]
+	standing uint32
 
 	sketch  sketch
 	balance balance
@@ -31,8 +33,8 @@ const maxRounds = 16
 // minSize is the least number of entries that a policy begins with, if the share allows for them.
 const minSize = 1024
 
-func (p *policy[V]) init(share int64) {
-	p.share = share
+func (p *policy[V]) init(share int64, at func(record uint32) place[V]) {
+	p.share, p.place = share, at
 	if share == 0 {
 		return
 	}
@@ -51,114 +53,121 @@ func (p *policy[V]) init(share int64) {
 
 // clear forgets the entries, but not how often their keys were asked for.
 func (p *policy[V]) clear() {
-	p.window.init()
-	p.main.init()
-	p.standing = nil
+	if p.share == 0 {
+		return
+	}
+	p.records.init()
+	p.window.init(&p.records, windowRoot)
+	p.main.init(&p.records, mainRoot)
+	p.standing = noRecord
 }
 
 // insert takes up a new entry, which no reader can see yet. If there is no room for it, something is
 // evicted next.
-func (p *policy[V]) insert(n *node[V], room bool) {
+func (p *policy[V]) insert(hash uint32, n *node[V], room bool) {
 	if p.share == 0 {
 		return
 	}
-	p.count(n, 1)
-	n.state |= uint32(windowQueue)
-	p.window.push(n)
+	p.count(hash, 1)
+	n.tag = p.records.take(hash)
+	p.window.push(n.tag, n.weight())
 	if entries := p.entries(); entries > p.size && int64(p.size) < p.share {
 		p.size *= 2
 		p.sketch.double()
 		p.balance.resize(p.size)
 	}
-	p.balance.missed(n.hash, p.entries())
+	p.balance.missed(hash, p.entries())
 	// While there is room, whatever leaves the window is welcome.
 	for room && p.window.count > 1 && p.window.weight > p.windowLimit() {
-		p.toMain(p.window.oldest())
+		p.toMain(p.place(p.window.oldest()).node)
 	}
 }
 
-// replace puts n, which no reader can see yet, in the place of old. An update counts
-// as a hit.
+// replace puts n, which no reader can see yet, in the place of old. An update counts as a hit.
 func (p *policy[V]) replace(old, n *node[V]) {
 	n.inherit(old)
 	if p.share > 0 {
-		p.listOf(n).replace(old, n)
-		p.forget(old)
+		p.queueOf(n).weight += n.weight() - old.weight()
+		p.forget(n)
 	}
 }
 
 // remove takes out an entry that its owner removes.
 func (p *policy[V]) remove(n *node[V]) {
 	if p.share > 0 {
-		p.listOf(n).remove(n)
-		p.forget(n)
+		p.drop(n)
 	}
 }
 
 // evict takes one entry out, never the newest, if that is not nil: it is the one that makes it necessary, and
 // what was just put can be read, whatever the policy thinks of it. There must be another entry.
-func (p *policy[V]) evict(newest *node[V]) *node[V] {
+func (p *policy[V]) evict(newest *node[V]) place[V] {
 	candidate := p.candidate(newest)
 	victim := p.victim(newest)
 	switch {
-	case candidate == nil:
-		return p.displace(victim)
-	case victim == nil:
-		return p.reject(candidate)
-	case p.admits(candidate, victim):
-		p.toMain(candidate)
-		return p.displace(victim)
+	case candidate.node == nil:
+		p.displace(victim.node)
+		return victim
+	case victim.node == nil:
+		p.reject(candidate.node)
+		return candidate
+	case p.admits(candidate.node, victim.node):
+		p.toMain(candidate.node)
+		p.displace(victim.node)
+		return victim
 	}
-	p.standing = victim
-	return p.reject(candidate)
+	p.standing = victim.node.tag
+	p.reject(candidate.node)
+	return candidate
 }
 
-// candidate returns the entry that has to leave the window, or nil if it is within its limit and the main
-// space has something to give up.
-func (p *policy[V]) candidate(newest *node[V]) *node[V] {
+// candidate returns the entry that has to leave the window. There is none if the window is within its limit
+// and the main space has something to give up.
+func (p *policy[V]) candidate(newest *node[V]) place[V] {
 	mine := p.window.count
 	others := p.main.count
 	switch {
 	case newest == nil:
-	case newest.queue() == windowQueue:
-		mine--
-	default:
+	case newest.inMain():
 		others--
+	default:
+		mine--
 	}
 	if mine == 0 || others > 0 && p.window.weight <= p.windowLimit() {
-		return nil
+		return place[V]{}
 	}
 	return p.pick(&p.window, newest)
 }
 
-// victim returns the entry that the main space would give up, or nil if there is none.
-func (p *policy[V]) victim(newest *node[V]) *node[V] {
-	if p.main.count == 0 || p.main.count == 1 && p.main.oldest() == newest {
-		return nil
+// victim returns the entry that the main space would give up, if there is any.
+func (p *policy[V]) victim(newest *node[V]) place[V] {
+	if p.main.count == 0 || p.main.count == 1 && newest != nil && p.main.oldest() == newest.tag {
+		return place[V]{}
 	}
-	if standing := p.standing; standing != nil && standing.pending() > 0 {
+	if p.standing != noRecord && p.place(p.standing).node.pending() > 0 {
 		p.balance.spared(p.entries())
-		p.standing = nil
+		p.standing = noRecord
 	}
 	return p.pick(&p.main, newest)
 }
 
-// pick returns the oldest entry of a list that was not hit since it was last looked at, giving those that
+// pick returns the oldest entry of a queue that was not hit since it was last looked at, giving those that
 // were another round. There must be an entry other than the newest.
-func (p *policy[V]) pick(l *list[V], newest *node[V]) *node[V] {
+func (p *policy[V]) pick(q *queue, newest *node[V]) place[V] {
 	for rounds := 0; ; rounds++ {
-		n := l.oldest()
-		if n != newest {
+		i := q.oldest()
+		if newest == nil || i != newest.tag {
+			at := p.place(i)
 			if rounds >= maxRounds {
-				return n
+				return at
 			}
-			hits := n.takeHits(1)
+			hits := at.node.takeHits(1)
 			if hits == 0 {
-				return n
+				return at
 			}
-			p.count(n, hits)
+			p.count(p.hash(at.node), hits)
 		}
-		l.renew(n)
+		q.renew(i)
 	}
 }
 
@@ -171,42 +180,48 @@ func (p *policy[V]) admits(candidate, victim *node[V]) bool {
 	if p.chance(advance - float64(whole)) {
 		whole++
 	}
-	return p.sketch.estimate(candidate.hash)+whole > p.sketch.estimate(victim.hash)+victim.pending()
+	return p.sketch.estimate(p.hash(candidate))+whole > p.sketch.estimate(p.hash(victim))+victim.pending()
 }
 
 func (p *policy[V]) toMain(n *node[V]) {
 	if hits := n.takeHits(hitMask); hits > 0 {
-		p.count(n, hits)
+		p.count(p.hash(n), hits)
 	}
-	p.window.remove(n)
-	n.setQueue(mainQueue)
-	p.main.push(n)
+	p.window.remove(n.tag, n.weight())
+	n.moveToMain()
+	p.main.push(n.tag, n.weight())
 }
 
 // reject drops an entry of the window.
-func (p *policy[V]) reject(n *node[V]) *node[V] {
-	p.window.remove(n)
-	p.balance.rejected.put(n.hash)
-	return n
+func (p *policy[V]) reject(n *node[V]) {
+	p.balance.rejected.put(p.hash(n))
+	p.drop(n)
 }
 
 // displace drops an entry of the main space.
-func (p *policy[V]) displace(n *node[V]) *node[V] {
-	p.main.remove(n)
+func (p *policy[V]) displace(n *node[V]) {
+	p.balance.displaced.put(p.hash(n))
+	p.drop(n)
+}
+
+func (p *policy[V]) drop(n *node[V]) {
+	p.queueOf(n).remove(n.tag, n.weight())
 	p.forget(n)
-	p.balance.displaced.put(n.hash)
-	return n
+	p.records.give(n.tag)
 }
 
 func (p *policy[V]) forget(n *node[V]) {
-	if p.standing == n {
-		p.standing = nil
+	if p.standing == n.tag {
+		p.standing = noRecord
 	}
 }
 
+// hash returns the lower half of the hash of the key of n.
+func (p *policy[V]) hash(n *node[V]) uint32 { return p.records.at(n.tag).hash }
+
 // count brings hits into the sketch.
-func (p *policy[V]) count(n *node[V], hits uint32) {
-	p.sketch.add(n.hash, hits, p.balance.memory(p.entries()))
+func (p *policy[V]) count(hash, hits uint32) {
+	p.sketch.add(hash, hits, p.balance.memory(p.entries()))
 }
 
 // estimate returns how often the key of n was asked for lately, its pending hits apart.
@@ -214,7 +229,7 @@ func (p *policy[V]) estimate(n *node[V]) uint32 {
 	if p.share == 0 {
 		return 0
 	}
-	return p.sketch.estimate(n.hash)
+	return p.sketch.estimate(p.hash(n))
 }
 
 func (p *policy[V]) entries() int { return p.window.count + p.main.count }
@@ -223,8 +238,8 @@ func (p *policy[V]) windowLimit() int64 {
 	return max(1, int64(p.balance.window*float64(p.share)))
 }
 
-func (p *policy[V]) listOf(n *node[V]) *list[V] {
-	if n.queue() == mainQueue {
+func (p *policy[V]) queueOf(n *node[V]) *queue {
+	if n.inMain() {
 		return &p.main
 	}
 	return &p.window

@@ -36,7 +36,7 @@ type shard[V any] struct {
 func (s *shard[V]) init(b *budget, share int64, deadline func(*V) int64) {
 	s.budget, s.share, s.deadline = b, share, deadline
 	s.low, s.nextLow = math.MaxInt64, math.MaxInt64
-	s.policy.init(share)
+	s.policy.init(share, s.placeLocked)
 	s.table.Store(newTable[V](firstEntries))
 }
 
@@ -45,13 +45,27 @@ func (s *shard[V]) fits(n *node[V]) bool {
 	return s.budget == nil || n.weight() <= s.share
 }
 
+// dropped are the entries that a write made the policy drop, mostly one, which is why that needs no slice.
+type dropped[V any] struct {
+	first *node[V]
+	more  []*node[V]
+}
+
+func (d *dropped[V]) add(n *node[V]) {
+	if d.first == nil {
+		d.first = n
+		return
+	}
+	d.more = append(d.more, n)
+}
+
 // put writes n, if allow is nil or agrees to replace the current value, and returns the entries that the
-// policy dropped to make room, linked by next. It reports false, and changes nothing, if the room has to
+// policy dropped to make room. It reports false, and changes nothing, if the room has to
 // come from another shard. The lock is given up even if allow panics.
-func (s *shard[V]) put(n *node[V], allow func(*V) bool) (_ Outcome, dropped *node[V], ok bool) {
+func (s *shard[V]) put(hash uint32, n *node[V], allow func(*V) bool) (_ Outcome, gone dropped[V], ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := s.locateLocked(n.hash, n.key)
+	at := s.locateLocked(hash, n.key)
 	delta := n.weight()
 	var current *V
 	if at.node != nil {
@@ -59,35 +73,35 @@ func (s *shard[V]) put(n *node[V], allow func(*V) bool) (_ Outcome, dropped *nod
 		current = &at.node.value
 	}
 	if allow != nil && !allow(current) {
-		return Refused, nil, true
+		return Refused, gone, true
 	}
 	if s.budget == nil {
-		s.writeLocked(n, at, true)
-		return Stored, nil, true
+		s.writeLocked(hash, n, at, true)
+		return Stored, gone, true
 	}
 	allowed, ok := s.budget.claim(s.weight, delta, s.share)
 	if !ok {
-		return 0, nil, false
+		return 0, gone, false
 	}
-	s.writeLocked(n, at, s.weight+delta <= allowed)
+	s.writeLocked(hash, n, at, s.weight+delta <= allowed)
 	for s.weight > allowed {
-		v := s.evictLocked(n)
-		v.next, dropped = dropped, v
+		gone.add(s.evictLocked(n))
 	}
 	s.budget.release(allowed - s.weight)
-	return Stored, dropped, true
+	return Stored, gone, true
 }
 
 // concede drops an entry if the shard holds more than its share, for the sake of one that holds less.
-func (s *shard[V]) concede() (dropped *node[V]) {
+func (s *shard[V]) concede() (gone dropped[V]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.weight <= s.share {
-		return nil
+		return gone
 	}
-	dropped = s.evictLocked(nil)
-	s.budget.release(dropped.weight())
-	return dropped
+	n := s.evictLocked(nil)
+	s.budget.release(n.weight())
+	gone.add(n)
+	return gone
 }
 
 func (s *shard[V]) locateLocked(hash uint32, key string) place[V] {
@@ -96,7 +110,7 @@ func (s *shard[V]) locateLocked(hash uint32, key string) place[V] {
 
 // writeLocked writes n at the place where its key was looked for. There is room if nothing has to be
 // dropped for it.
-func (s *shard[V]) writeLocked(n *node[V], at place[V], room bool) {
+func (s *shard[V]) writeLocked(hash uint32, n *node[V], at place[V], room bool) {
 	if s.deadline != nil {
 		d := s.deadline(&n.value)
 		s.low, s.nextLow = min(s.low, d), min(s.nextLow, d)
@@ -109,19 +123,39 @@ func (s *shard[V]) writeLocked(n *node[V], at place[V], room bool) {
 		return
 	}
 	s.growLocked()
-	s.policy.insert(n, room)
-	s.tableLocked(n.hash).insert(n)
+	s.policy.insert(hash, n, room)
+	s.tableLocked(hash).insert(hash, n)
 	s.count++
 }
 
 // evictLocked drops an entry that the policy picks, but never the newest.
 func (s *shard[V]) evictLocked(newest *node[V]) *node[V] {
-	n := s.policy.evict(newest)
+	at := s.policy.evict(newest)
 	s.count--
-	s.weight -= n.weight()
+	s.weight -= at.node.weight()
 	s.evictions++
-	s.locateLocked(n.hash, n.key).remove()
-	return n
+	at.remove()
+	return at.node
+}
+
+// placeLocked returns the place of the entry with the record i.
+func (s *shard[V]) placeLocked(i uint32) place[V] {
+	hash := s.policy.records.at(i).hash
+	return s.homeLocked(hash).locateNode(hash, func(n *node[V]) bool { return n.tag == i })
+}
+
+// hashLocked returns the lower half of the hash of the key of n, which must be in the table.
+func (s *shard[V]) hashLocked(n *node[V]) uint32 {
+	if s.budget == nil {
+		return n.tag
+	}
+	return s.policy.records.at(n.tag).hash
+}
+
+// takeOutLocked removes the entry of a node, which must be in the table.
+func (s *shard[V]) takeOutLocked(n *node[V]) {
+	hash := s.hashLocked(n)
+	s.removeLocked(s.homeLocked(hash).locateNode(hash, func(other *node[V]) bool { return other == n }))
 }
 
 // removeLocked removes the entry at a place.

@@ -59,13 +59,13 @@ func (s *shard[V]) sweepStep(from uint64, now int64, nodes []*node[V]) (int, uin
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	expired := 0
-	nodes, from = s.collect(from, nodes[:0])
+	nodes, from = s.collectLocked(from, nodes[:0])
 	for _, n := range nodes {
 		if d := s.deadline(&n.value); d > now {
 			s.nextLow = min(s.nextLow, d)
 			continue
 		}
-		s.removeLocked(s.locateLocked(n.hash, n.key))
+		s.takeOutLocked(n)
 		expired++
 	}
 	return expired, from, nodes

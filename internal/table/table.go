@@ -78,7 +78,7 @@ func matches(meta, wanted uint64) uint64 {
 }
 
 // find returns the entry of key if it is in this table, and otherwise nil: then it is in the newer one, or
-// nowhere, and [table.follow] tells. The two are apart to keep a hit as short as possible.
+// nowhere.
 func (t *table[V]) find(hash uint32, key string) *node[V] {
 	wanted := fingerprint(hash) * eachByte
 	for b := &t.buckets[t.index(hash)]; b != nil; b = b.next.Load() {
@@ -92,8 +92,8 @@ func (t *table[V]) find(hash uint32, key string) *node[V] {
 	return nil
 }
 
-// follow goes on where find has not found the entry, in the newer table if the chain has moved. It looks at
-// the mark of the first bucket only: that is set before the others, so if find saw any of the chain
+// follow goes on where a reader has not found the entry, in the newer table if the chain has moved. It looks
+// at the mark of the first bucket only: that is set before the others, so if the reader saw any of the chain
 // without its fingerprints, the mark is there by now.
 func (t *table[V]) follow(hash uint32, key string) *node[V] {
 	for t.buckets[t.index(hash)].meta.Load()&movedMark != 0 {
@@ -105,13 +105,12 @@ func (t *table[V]) follow(hash uint32, key string) *node[V] {
 	return nil
 }
 
-// A place is where a writer found the entry of a key, or that there is none.
+// A place is where a writer found an entry, or that there is none.
 type place[V any] struct {
-	table  *table[V]
 	before *bucket[V] // the bucket ahead in the chain; nil for the home bucket
 	bucket *bucket[V]
 	slot   int
-	node   *node[V] // nil: the key has no entry, and of the rest only table is set
+	node   *node[V] // nil: there is no such entry, and of the rest nothing is set
 }
 
 // locate is find for writers. The lock is held, and the chain of the hash has not moved.
@@ -122,28 +121,44 @@ func (t *table[V]) locate(hash uint32, key string) place[V] {
 		for m := matches(b.meta.Load(), wanted); m != 0; m &= m - 1 {
 			slot := bits.TrailingZeros64(m) / 8
 			if n := b.slots[slot].Load(); n != nil && n.key == key {
-				return place[V]{t, before, b, slot, n}
+				return place[V]{before, b, slot, n}
 			}
 		}
 	}
-	return place[V]{table: t}
+	return place[V]{}
+}
+
+// locateNode is locate for a node that is known to the caller, or by its tag to the policy. It spares
+// looking at the key, which is mostly not in the processor's cache.
+func (t *table[V]) locateNode(hash uint32, wantedNode func(*node[V]) bool) place[V] {
+	wanted := fingerprint(hash) * eachByte
+	var before *bucket[V]
+	for b := &t.buckets[t.index(hash)]; b != nil; before, b = b, b.next.Load() {
+		for m := matches(b.meta.Load(), wanted); m != 0; m &= m - 1 {
+			slot := bits.TrailingZeros64(m) / 8
+			if n := b.slots[slot].Load(); n != nil && wantedNode(n) {
+				return place[V]{before, b, slot, n}
+			}
+		}
+	}
+	return place[V]{}
 }
 
 // insert adds a node whose key has no entry. The lock is held.
-func (t *table[V]) insert(n *node[V]) {
-	for b := &t.buckets[t.index(n.hash)]; ; {
+func (t *table[V]) insert(hash uint32, n *node[V]) {
+	for b := &t.buckets[t.index(hash)]; ; {
 		meta := b.meta.Load()
 		if free := ^meta & eachTop; free != 0 {
 			slot := bits.TrailingZeros64(free) / 8
 			b.slots[slot].Store(n)
-			b.meta.Store(meta | fingerprint(n.hash)<<(slot*8))
+			b.meta.Store(meta | fingerprint(hash)<<(slot*8))
 			return
 		}
 		next := b.next.Load()
 		if next == nil {
 			next = new(bucket[V])
 			next.slots[0].Store(n)
-			next.meta.Store(fingerprint(n.hash))
+			next.meta.Store(fingerprint(hash))
 			b.next.Store(next)
 			return
 		}

@@ -15,8 +15,7 @@ func (m *Map[V]) Range(visit func(key string, v *V, hits uint32) bool) {
 	for i := range m.shards {
 		s := &m.shards[i]
 		for from := uint64(0); from < wholeHash; {
-			nodes, from = s.collect(from, nodes[:0])
-			hits = s.hits(nodes, hits[:0])
+			nodes, hits, from = s.rangeStep(from, nodes[:0], hits[:0])
 			for j, n := range nodes {
 				if !visit(n.key, &n.value, hits[j]) {
 					return
@@ -47,33 +46,34 @@ func (s *shard[V]) deleteStep(from uint64, nodes []*node[V], drop func(string, *
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	removed := 0
-	nodes, from = s.collect(from, nodes[:0])
+	nodes, from = s.collectLocked(from, nodes[:0])
 	for _, n := range nodes {
 		if drop(n.key, &n.value) {
-			s.removeLocked(s.locateLocked(n.hash, n.key))
+			s.takeOutLocked(n)
 			removed++
 		}
 	}
 	return removed, from, nodes
 }
 
-// hits appends the estimated hits of nodes. One lock serves them all.
-func (s *shard[V]) hits(nodes []*node[V], hits []uint32) []uint32 {
+// rangeStep collects the entries of the next buckets and their estimated hits.
+func (s *shard[V]) rangeStep(from uint64, nodes []*node[V], hits []uint32) ([]*node[V], []uint32, uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	nodes, from = s.collectLocked(from, nodes)
 	for _, n := range nodes {
 		hits = append(hits, n.pending()+s.policy.estimate(n))
 	}
-	return hits
+	return nodes, hits, from
 }
 
-// collect appends the entries of the next buckets of a walk, and returns where to go on. Walks follow the
-// order of hashes, which is the order of buckets in tables of every size, so that a table which grows in
-// the midst of a walk makes it neither miss an entry nor see one twice. It may be called without the lock.
-func (s *shard[V]) collect(from uint64, nodes []*node[V]) ([]*node[V], uint64) {
+// collectLocked appends the entries of the next buckets of a walk, and returns where to go on. Walks follow
+// the order of hashes, which is the order of buckets in tables of every size, so that a table which grows in
+// the midst of a walk makes it neither miss an entry nor see one twice.
+func (s *shard[V]) collectLocked(from uint64, nodes []*node[V]) ([]*node[V], uint64) {
 	t := s.table.Load()
 	to := t.firstHash(int(from*uint64(len(t.buckets))>>32) + bucketsPerStep)
-	return t.collect(from, to, nodes), to
+	return s.collectFromLocked(t, from, to, nodes), to
 }
 
 // firstHash is the lowest hash whose home bucket is the given one.
@@ -82,32 +82,31 @@ func (t *table[V]) firstHash(bucket int) uint64 {
 	return (min(uint64(bucket), size)<<32 + size - 1) / size
 }
 
-// collect appends the entries whose hash is in [from, to). Where they have moved, it goes on in the newer
-// table.
-func (t *table[V]) collect(from, to uint64, nodes []*node[V]) []*node[V] {
+// collectFromLocked appends the entries of t whose hash is in [from, to). Where they have moved, it goes on
+// in the newer table.
+func (s *shard[V]) collectFromLocked(t *table[V], from, to uint64, nodes []*node[V]) []*node[V] {
 	if from >= to {
 		return nodes
 	}
 	for i := t.index(uint32(from)); i <= t.index(uint32(to-1)); i++ {
-		before := len(nodes)
-		var moved bool
-		if nodes, moved = t.collectChain(&t.buckets[i], from, to, nodes); moved {
-			nodes = t.newer.Load().collect(max(from, t.firstHash(i)), min(to, t.firstHash(i+1)), nodes[:before])
+		first, end := max(from, t.firstHash(i)), min(to, t.firstHash(i+1))
+		if t.buckets[i].meta.Load()&movedMark != 0 {
+			nodes = s.collectFromLocked(t.newer.Load(), first, end, nodes)
+			continue
+		}
+		whole := first == t.firstHash(i) && end == t.firstHash(i+1)
+		for b := &t.buckets[i]; b != nil; b = b.next.Load() {
+			for j := range b.slots {
+				if n := b.slots[j].Load(); n != nil && (whole || s.hashIn(n, first, end)) {
+					nodes = append(nodes, n)
+				}
+			}
 		}
 	}
 	return nodes
 }
 
-func (t *table[V]) collectChain(b *bucket[V], from, to uint64, nodes []*node[V]) (_ []*node[V], moved bool) {
-	for ; b != nil; b = b.next.Load() {
-		if b.meta.Load()&movedMark != 0 {
-			return nodes, true
-		}
-		for i := range b.slots {
-			if n := b.slots[i].Load(); n != nil && uint64(n.hash) >= from && uint64(n.hash) < to {
-				nodes = append(nodes, n)
-			}
-		}
-	}
-	return nodes, false
+func (s *shard[V]) hashIn(n *node[V], from, to uint64) bool {
+	hash := uint64(s.hashLocked(n))
+	return from <= hash && hash < to
 }
