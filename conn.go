@@ -45,6 +45,9 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 			return nil, err
 		}
 	}
+	// The client's own retry would wait behind somebody else's dial, without regard to the caller's context,
+	// and use the memory of a command again that a dead connection may still be writing. conn.attempt is ours.
+	option.DisableRetry = true
 	n := &conn{cfg: cfg, option: option, timeouts: newOpTimeouts(cfg.OpTimeout)}
 	n.breaker = newBreaker(n.probe, events)
 	n.option.DialCtxFn = n.wires.watch(option.DialCtxFn, n.lost)
@@ -121,7 +124,7 @@ func (n *conn) probe(ctx context.Context, brisk bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := leavable{*c}.Do(ctx, (*c).B().Ping().Build().Pin()).Error()
+	err := leavable{*c}.Do(ctx, (*c).B().Ping().Build()).Error()
 	if re, ok := rueidis.IsRedisErr(err); ok && !notServing(re) {
 		return nil // any other reply is an answer, even "no permission"
 	}
