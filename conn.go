@@ -50,6 +50,7 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 	option.DisableRetry = true
 	n := &conn{cfg: cfg, option: option, timeouts: newOpTimeouts(cfg.OpTimeout)}
 	n.breaker = newBreaker(n.probe, events)
+	n.wires.busy = n.load.isMany
 	n.option.DialCtxFn = n.wires.watch(option.DialCtxFn, n.lost)
 	return n, nil
 }
