@@ -65,9 +65,12 @@ func (c *clock) deadline(now int64, ttl time.Duration) int64 {
 
 // at converts a wall-clock time in unix milliseconds to this clock. A time further away than never, before
 // or after, is taken to be that far.
-func (c *clock) at(unixMilli int64) int64 {
-	wall := time.Now().UnixMilli()
-	now := int64(time.Since(c.base))
+func (c *clock) at(unixMilli int64) int64 { return c.atFrom(time.Now(), unixMilli) }
+
+// atFrom is at for a caller who has asked for the present time already.
+func (c *clock) atFrom(present time.Time, unixMilli int64) int64 {
+	wall := present.UnixMilli()
+	now := int64(present.Sub(c.base))
 	most := (never - now) / int64(time.Millisecond)
 	if unixMilli >= wall+most {
 		return never

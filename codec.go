@@ -53,6 +53,13 @@ func (bytesCodec) Append(dst, value []byte) ([]byte, error) { return append(dst,
 
 func (bytesCodec) Decode(data []byte) ([]byte, error) { return append([]byte{}, data...), nil }
 
+// taker is a codec of ours whose values may be made of the very bytes that have come from Redis.
+type taker[T any] interface {
+	take(data []byte) T
+}
+
+func (bytesCodec) take(data []byte) []byte { return data[:len(data):len(data)] }
+
 type stringCodec struct{}
 
 func (stringCodec) ID() byte { return 3 }

@@ -45,9 +45,13 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 			return nil, err
 		}
 	}
+	// The client's own retry would wait behind somebody else's dial, without regard to the caller's context,
+	// and use the memory of a command again that a dead connection may still be writing. conn.attempt is ours.
+	option.DisableRetry = true
 	n := &conn{cfg: cfg, option: option, timeouts: newOpTimeouts(cfg.OpTimeout)}
 	n.load.slots = make(chan struct{}, maxLeft)
 	n.breaker = newBreaker(n.probe, events)
+	n.wires.busy = n.load.isMany
 	n.option.DialCtxFn = n.wires.watch(option.DialCtxFn, n.lost)
 	return n, nil
 }
@@ -122,7 +126,7 @@ func (n *conn) probe(ctx context.Context, brisk bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := leavable{Client: *c}.Do(ctx, (*c).B().Ping().Build().Pin()).Error()
+	err := leavable{Client: *c}.Do(ctx, (*c).B().Ping().Build()).Error()
 	if re, ok := rueidis.IsRedisErr(err); ok && !notServing(re) {
 		return nil // any other reply is an answer, even "no permission"
 	}

@@ -179,7 +179,7 @@ func isRefusal(err error) bool {
 // ping is Health of a backend: whether Redis answers. It waits if the connection is being probed just now.
 func (n *conn) ping(ctx context.Context) error {
 	return n.attempt(ctx, true, func(o *op) error {
-		err := o.Do(o.ctx, o.B().Ping().Build().Pin()).Error()
+		err := o.Do(o.ctx, o.B().Ping().Build()).Error()
 		if isRefusal(err) {
 			return nil // an answer
 		}

@@ -5,15 +5,25 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // opTimeouts hands out contexts that end OpTimeout from now, or a little earlier: callers of the same
-// slice of time share one, since a context of one's own costs more than half a microsecond.
+// slice of time share one, since a context of one's own costs more than half a microsecond. There are
+// several to choose from, since waiting for one takes its lock.
 type opTimeouts struct {
 	timeout time.Duration
 	slice   time.Duration
+	shared  [deadlineStripes]sharedDeadlines
+}
+
+// deadlineStripes is a power of two.
+const deadlineStripes = 16
+
+type sharedDeadlines struct {
 	current atomic.Pointer[sharedDeadline]
 	mu      sync.Mutex // held while current is replaced
+	_       [cacheLine - 16]byte
 }
 
 type sharedDeadline struct {
@@ -36,23 +46,27 @@ func (t *opTimeouts) bound(ctx context.Context, now time.Time) (bounded context.
 		return ctx, nil
 	}
 	if ctx.Done() == nil {
-		return t.shared(now), nil
+		return t.share(now), nil
 	}
 	return context.WithDeadline(ctx, now.Add(t.timeout))
 }
 
-// shared returns the context of the current slice of time.
-func (t *opTimeouts) shared(now time.Time) context.Context {
-	if s := t.current.Load(); s != nil && now.Before(s.until) {
+// share returns the context of the current slice of time. Which stripe it is of is chosen by the address of
+// the goroutine's stack, as with striped counters.
+func (t *opTimeouts) share(now time.Time) context.Context {
+	var here byte
+	at := uintptr(unsafe.Pointer(&here))
+	d := &t.shared[(at>>10^at>>16)%deadlineStripes]
+	if s := d.current.Load(); s != nil && now.Before(s.until) {
 		return s
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if s := t.current.Load(); s != nil && now.Before(s.until) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s := d.current.Load(); s != nil && now.Before(s.until) {
 		return s
 	}
 	s := &sharedDeadline{deadline: now.Add(t.timeout), until: now.Add(t.slice)}
 	s.Context, s.cancel = context.WithDeadline(context.Background(), s.deadline)
-	t.current.Store(s)
+	d.current.Store(s)
 	return s
 }

@@ -26,9 +26,6 @@ func WithRueidisOption(change func(*rueidis.ClientOption)) Option {
 
 // The defaults of the client, each for a reason.
 const (
-	// maxFlushDelay gives concurrent callers the time to share a write.
-	maxFlushDelay = 20 * time.Microsecond
-
 	// dialTimeout and writeTimeout bound what a dead server can keep waiting; keepAlive is after how long
 	// without a reply the client asks for one. Together they are the time to detect a silent server, which
 	// bounds how long a near cache may be stale: about two seconds.
@@ -87,13 +84,11 @@ func clientOption(r RedisConfig) (rueidis.ClientOption, error) {
 func setClientDefaults(o *rueidis.ClientOption) {
 	o.AlwaysPipelining = true // otherwise the deadline of one caller closes the connection for all
 	o.PipelineMultiplex = -1  // one connection, so that there is one order of replies and invalidations
-	o.MaxFlushDelay = maxFlushDelay
+	// MaxFlushDelay stays off: it makes a batch of what 256 callers send, but a sleep of any length takes a
+	// millisecond in a process that has nothing else to do, which four callers have paid for each call.
 	setDefault(&o.ConnWriteTimeout, writeTimeout)
 	setDefault(&o.Dialer.Timeout, dialTimeout)
 	setDefault(&o.Dialer.KeepAlive, keepAlive)
-	// The client's own retry would wait behind somebody else's dial, without regard to the caller's
-	// context, and without an end if that has no deadline. See conn.attempt for ours.
-	o.DisableRetry = true
 	if o.Sentinel.MasterSet != "" {
 		o.Sentinel.Dialer, o.Sentinel.TLSConfig = o.Dialer, o.TLSConfig
 		o.Sentinel.TopologyRefreshInterval = 5 * time.Second // a failover whose message was lost is noticed too

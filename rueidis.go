@@ -35,7 +35,7 @@ func (r *remote[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := o.Do(o.ctx, o.B().Get().Key(k).Build().Pin()).AsBytes() // pinned as in trackedGet
+	data, err := o.Do(o.ctx, o.B().Get().Key(k).Build()).AsBytes()
 	if isWrongType(err) {
 		_ = r.conn.end(&o, nil) // nil
 		return nil, errWrongType

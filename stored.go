@@ -74,7 +74,8 @@ func (f *form[T]) encode(key string, e *entry[T], took time.Duration) ([]byte, e
 // errLease is what decode says of a lease: the key is being filled.
 var errLease = fmt.Errorf("%w: a lease", ErrInvalidValue)
 
-// decode reads a stored form. An error matches ErrInvalidValue; errLease stands for a lease.
+// decode reads a stored form, of which nobody else makes use. An error matches ErrInvalidValue; errLease
+// stands for a lease.
 func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
 	if len(data) > f.maxBytes {
 		return nil, &limitError{fmt.Sprintf("%d bytes stored, allowed by MaxValueBytes: %d", len(data), f.maxBytes)}
@@ -96,10 +97,18 @@ func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
 		return e, nil
 	}
 	var err error
-	if e.value, err = f.codec.Decode(data[headerBytes:]); err != nil {
+	if e.value, err = f.take(data[headerBytes:]); err != nil {
 		return nil, undecodable(err)
 	}
 	return e, nil
+}
+
+// take decodes a value from bytes that need not be copied.
+func (f *form[T]) take(data []byte) (T, error) {
+	if t, ok := f.codec.(taker[T]); ok {
+		return t.take(data), nil
+	}
+	return f.codec.Decode(data)
 }
 
 // undecodable hides the text of a decoder's error, which may quote the value; errors.As still finds it.
@@ -118,7 +127,7 @@ func (e *hiddenError) Unwrap() []error { return []error{ErrInvalidValue, e.cause
 
 // decodeBare reads a value without a header. It is fresh for as long as Redis keeps it.
 func (f *form[T]) decodeBare(data []byte) (*entry[T], error) {
-	value, err := f.codec.Decode(data)
+	value, err := f.take(data)
 	if err != nil {
 		return nil, undecodable(err)
 	}
@@ -146,9 +155,10 @@ func (f *form[T]) times(data []byte) *entry[T] {
 	freshUntil := int64(binary.BigEndian.Uint64(data[8:]))
 	storedAt := int64(binary.BigEndian.Uint64(data[16:]))
 	took := time.Duration(binary.BigEndian.Uint32(data[24:])) * time.Millisecond
-	now := f.clock.now()
-	age := max(0, time.Now().UnixMilli()-storedAt) * int64(time.Millisecond)
-	end := f.clock.at(freshUntil)
+	present := time.Now() // once: reading the clock is what this costs
+	now := int64(present.Sub(f.clock.base))
+	age := max(0, present.UnixMilli()-storedAt) * int64(time.Millisecond)
+	end := f.clock.atFrom(present, freshUntil)
 	if data[1]&kindMask == kindNegative {
 		e := negativeEntry[T](now-age, end)
 		return &e

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ type dialFunc func(ctx context.Context, address string, dialer *net.Dialer, conf
 // begun on one that is gone, to wait behind another's dial, which no context bounds; and they can be
 // closed from outside, when the client waits for a server that does not answer.
 type wires struct {
+	busy      func() bool  // reports whether many operations are under way
 	unsettled atomic.Int32 // connections that are being made, up to the first byte that comes
 
 	mu     sync.Mutex
@@ -30,6 +32,7 @@ type wire struct {
 	net.Conn
 	settle func() // idempotent
 	spoken atomic.Bool
+	busy   func() bool
 	once   sync.Once
 	gone   func()
 }
@@ -42,6 +45,16 @@ func (w *wire) Read(b []byte) (int, error) {
 		w.settle()
 	}
 	return n, err
+}
+
+// Write lets the others run first when there are many: what they ask for meanwhile goes by one write the
+// next time, in place of one for each. That is the same as waiting for more, without a timer, and costs
+// nothing when there is nobody to run.
+func (w *wire) Write(b []byte) (int, error) {
+	if w.busy() {
+		runtime.Gosched()
+	}
+	return w.Conn.Write(b)
 }
 
 // Close calls gone once, before it closes the connection.
@@ -66,7 +79,7 @@ func (ws *wires) watch(dial dialFunc, lost func()) dialFunc {
 			settle()
 			return nil, err
 		}
-		w := &wire{Conn: c, settle: settle}
+		w := &wire{Conn: c, settle: settle, busy: ws.busy}
 		w.gone = func() {
 			settle()
 			ws.remove(w)
