@@ -1,0 +1,142 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+
+	"github.com/redis/rueidis"
+)
+
+// nearRead is a read of one key from Redis, and its outcome.
+type nearRead struct {
+	done chan struct{}
+	data string
+	err  error // rueidis.Nil if there is nothing
+}
+
+// errNothing says that Redis has nothing under a key.
+var errNothing = errors.New("cacheaside: nothing there")
+
+// read asks Redis for key, joining a read under way. An error is errNothing, errWrongType, or what conn.end
+// returns.
+func (a *aside[T]) read(ctx context.Context, key string) (string, error) {
+	o, err := a.conn.begin(ctx, false)
+	if err != nil {
+		return "", err
+	}
+	r, begun := a.joinRead(key)
+	if begun {
+		go a.runRead(o.Client, key, r) // ends when the connection does, at the latest
+	}
+	return a.outcome(&o, r, r.await(o.ctx))
+}
+
+// lookupMany reads the keys that nobody reads already in one go.
+func (a *aside[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] {
+	o, err := a.conn.begin(ctx, false)
+	if err != nil {
+		return failAll[T](len(keys), err)
+	}
+	reads := make([]*nearRead, len(keys))
+	var mine []int // places of the keys whose reads are begun here
+	for i, key := range keys {
+		var begun bool
+		if reads[i], begun = a.joinRead(key); begun {
+			mine = append(mine, i)
+		}
+	}
+	if len(mine) > 0 {
+		go a.runReads(o.Client, keys, reads, mine) // ends when the connection does, at the latest
+	}
+	got := make([]lookedUp[T], len(keys))
+	for i := range keys {
+		got[i].err = reads[i].await(o.ctx)
+	}
+	for i, key := range keys {
+		data, err := a.outcome(&o, reads[i], got[i].err)
+		got[i].entry, got[i].err = a.decoded(key, data, err)
+	}
+	return got
+}
+
+// await waits for a read, and returns its error as rueidis gave it, or that of ctx.
+func (r *nearRead) await(ctx context.Context) error {
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// outcome ends the operation o with the error that awaiting r returned.
+func (a *aside[T]) outcome(o *op, r *nearRead, err error) (string, error) {
+	switch {
+	case rueidis.IsRedisNil(err):
+		_ = a.conn.end(o, nil) // nil
+		return "", errNothing
+	case isWrongType(err):
+		_ = a.conn.end(o, nil) // nil
+		return "", errWrongType
+	}
+	if err := a.conn.end(o, err); err != nil {
+		return "", err
+	}
+	return r.data, nil
+}
+
+// joinRead returns the read of key that is under way, or makes the record of one that the caller must
+// begin. A read has no context: what is abandoned would still be answered, and the count of replies would
+// be off.
+func (a *aside[T]) joinRead(key string) (r *nearRead, begun bool) {
+	s := a.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.reading[key]; r != nil {
+		return r, false
+	}
+	r = &nearRead{done: make(chan struct{})}
+	s.reading[key] = r
+	return r, true
+}
+
+// detachRead makes the next look-up of key begin a read of its own.
+func (a *aside[T]) detachRead(key string) {
+	s := a.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.reading, key)
+}
+
+func (a *aside[T]) runRead(c rueidis.Client, key string, r *nearRead) {
+	a.endRead(key, r, c.DoCache(context.Background(), a.trackedGet(c, key), a.ttl))
+}
+
+func (a *aside[T]) runReads(c rueidis.Client, keys []string, reads []*nearRead, mine []int) {
+	gets := make([]rueidis.CacheableTTL, len(mine))
+	for i, at := range mine {
+		gets[i] = rueidis.CT(a.trackedGet(c, keys[at]), a.ttl)
+	}
+	for i, reply := range c.DoMultiCache(context.Background(), gets...) {
+		a.endRead(keys[mine[i]], reads[mine[i]], reply)
+	}
+}
+
+// trackedGet is a read that makes Redis tell of the key's next change. It is pinned, which keeps the client
+// from using the command's memory again: a connection that has died may still be writing it when another
+// try, by the next connection, has got the answer.
+func (a *aside[T]) trackedGet(c rueidis.Client, key string) rueidis.Cacheable {
+	return c.B().Get().Key(a.redisKey(key)).Cache().ToStaticTTL().Pin()
+}
+
+// endRead gives those who wait for r its reply.
+func (a *aside[T]) endRead(key string, r *nearRead, reply rueidis.RedisResult) {
+	r.data, r.err = reply.ToString()
+	s := a.shard(key)
+	s.mu.Lock()
+	if s.reading[key] == r {
+		delete(s.reading, key)
+	}
+	s.mu.Unlock()
+	close(r.done)
+}
