@@ -177,6 +177,7 @@ type broken struct {
 	proxy  *redistest.Proxy                   // nil if the cache is connected to the server itself
 	cache  *Client[string]
 	seen   *watcher
+	slowly bool // the client takes a minute to find its connection dead, so that it is not that which helps
 
 	keys atomic.Int64
 	mu   sync.Mutex
@@ -189,6 +190,7 @@ func breakRedis(t *testing.T, f fault, backend string) {
 	if f.proxied {
 		b.proxy = redistest.NewProxy(t, server.Addr())
 	}
+	b.slowly = !f.atStart
 	if f.atStart {
 		f.begin(b)
 	}
@@ -213,9 +215,13 @@ func (b *broken) openAt(line string) {
 	if b.proxy != nil {
 		cfg.Redis.Addrs = []string{b.proxy.Addr()}
 	}
+	opts := []Option{WithObserver(b.seen)}
+	if b.slowly {
+		opts = append(opts, withSlowDetection())
+	}
 	var err error
 	begun := time.Now()
-	b.cache, err = Open[string](b.Context(), cfg, WithObserver(b.seen))
+	b.cache, err = Open[string](b.Context(), cfg, opts...)
 	require.NoError(b, err, "Redis being down is no error")
 	require.Less(b, time.Since(begun), hang)
 	b.Logf("opened in %v", time.Since(begun).Round(time.Millisecond))
@@ -231,9 +237,11 @@ func (b *broken) use(f fault) {
 	before := b.cache.Stats()
 	b.get("warm", "warm")
 	b.report("first call")
+	begun := time.Now()
 	for range 20 {
 		b.getNew()
 	}
+	require.Less(b, time.Since(begun), hang, "not every call waits for OpTimeout")
 	b.report("calls one after another")
 	var callers sync.WaitGroup
 	for range 50 {
