@@ -19,6 +19,7 @@ func runGrowth(s settings) (report, error) {
 		Columns: []string{"entries", "hit, ns", "plain map, ns", "hit over plain map", "bytes an entry", "gone after, s", "reader's p99.99, ms", "reader's worst, ms"},
 	}
 	var over, bytes, stalls []float64
+	ratios, weights := panel{Title: "a hit, times a plain map's"}, panel{Title: "memory beyond key and value", Unit: "bytes an entry"}
 	for _, entries := range pick(s, []int{10_000, 100_000, 1_000_000, 10_000_000}, []int{1_000, 10_000}) {
 		keys := keyNames(entries)
 		hit, plain, ratio := growthHits(s, keys)
@@ -28,12 +29,16 @@ func runGrowth(s settings) (report, error) {
 		over = append(over, ratio)
 		bytes = append(bytes, median(f.bytes)-40)
 		stalls = append(stalls, e.stalls.quantile(0.9999))
+		name := grouped(int64(entries)) + " entries"
+		ratios.Bars = append(ratios.Bars, bar{name, "", ratio, ours})
+		weights.Bars = append(weights.Bars, bar{name, "", median(f.bytes) - 40, ours})
 		t.Rows = append(t.Rows, []string{
 			grouped(int64(entries)), figure(hit), figure(plain), fmt.Sprintf("%.2f", ratio), figure(median(f.bytes) - 40),
 			figure(e.released), figure(e.stalls.quantile(0.9999)), figure(e.stalls.worst()),
 		})
 	}
 	r.Tables = append(r.Tables, t)
+	r.Charts = append(r.Charts, chart{File: "growth", Title: "Growth", Subtitle: "shorter is better, and the same length everywhere is the aim", Panels: []panel{ratios, weights}})
 	last := len(over) - 1
 	r.aim(over[last] <= 1.5*over[0], "growth, hit over plain map, first to last size", "grows at most by half", "%.2f to %.2f", over[0], over[last])
 	r.aim(quantile(bytes, 1) <= 1.15*quantile(bytes, 0), "growth, bytes an entry", "within 15 %", "%.0f to %.0f", quantile(bytes, 0), quantile(bytes, 1))

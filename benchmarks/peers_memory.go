@@ -23,15 +23,15 @@ var background = context.Background()
 func libraries[V any]() []contender[V] {
 	return []contender[V]{
 		{"cacheaside", "", ours, openOurs[V]},
-		{"otter", "one ttl for all, or computed; the loader gets the caller's context", peer, openOtter[V]},
-		{"otter, coarse clock", "the same, and expires up to 100 ms late", peer, openOtterCoarse[V]},
-		{"theine", "a bound overrun for a moment; a load belongs to one caller's context", peer, openTheine[V]},
-		{"ristretto", "drops writes when busy; shows a write later; keeps no keys; no get-or-fetch", peer, openRistretto[V]},
-		{"sturdyc", "one ttl for all; evicts a tenth of a shard at once; no Close", peer, openSturdyc[V]},
+		{"otter", "one ttl for all, or computed; a load has one caller's context; counts nothing", peer, openOtter[V]},
+		{"otter, coarse clock", "otter with an option that makes it expire up to 100 ms off", peer, openOtterCoarse[V]},
+		{"theine", "overruns its bound for a moment; a load has one caller's context", peer, openTheine[V]},
+		{"ristretto", "drops writes when busy; shows a write later; keeps no keys; no get-or-fetch; counts nothing", peer, openRistretto[V]},
+		{"sturdyc", "one ttl for all; evicts a tenth of a shard at once; no Close; counts nothing", peer, openSturdyc[V]},
 		{"ttlcache", "LRU behind one lock; a loader without context or error", peer, openTTLCache[V]},
-		{"golang-lru expirable", "LRU behind one lock; one ttl for all; no get-or-fetch; no Close", peer, openLRU[V]},
-		{"go-cache", "no bound; sweeps all under one lock; no get-or-fetch", loose, openGoCache[V]},
-		{"RWMutex map + singleflight", "no bound; expired entries stay until they are asked for", loose, openMutexMap[V]},
+		{"golang-lru expirable", "LRU behind one lock; one ttl for all; no get-or-fetch; no Close; counts nothing", peer, openLRU[V]},
+		{"go-cache", "no bound; sweeps all under one lock; no get-or-fetch; counts nothing", loose, openGoCache[V]},
+		{"RWMutex map + singleflight", "no bound; expired entries stay until they are asked for; counts nothing", loose, openMutexMap[V]},
 	}
 }
 
