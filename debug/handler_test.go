@@ -237,6 +237,7 @@ func TestKeysAreNeitherAskedForNorShownUnlessTold(t *testing.T) {
 	require.False(t, says(get(hashed, "/", ""), "person"))
 	require.Equal(t, shown, HashedKeys([]byte("secret"))("users", "<b>person</b>:42"))
 	require.NotEqual(t, shown, HashedKeys([]byte("other"))("users", "<b>person</b>:42"))
+	require.NotEqual(t, shown, HashedKeys([]byte("secret"))("users", "<b>person</b>:43"))
 }
 
 func post(h http.Handler, cache, site string) *httptest.ResponseRecorder {
