@@ -240,7 +240,9 @@ func (c Config) String() string {
 	c.Redis.URL = redactURL(c.Redis.URL)
 	c.Redis.Addrs = slices.Clone(c.Redis.Addrs)
 	for i, address := range c.Redis.Addrs {
-		c.Redis.Addrs[i] = redactURL(address)
+		if !strings.HasPrefix(address, "/") { // the path of a socket has no user part
+			c.Redis.Addrs[i] = redactURL(address)
+		}
 	}
 	setDefault(&c.Backend, BackendMemory)
 	var b strings.Builder
