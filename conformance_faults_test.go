@@ -71,9 +71,11 @@ var faults = []fault{
 		proxied: true,
 		begin: func(b *broken) {
 			for n := range 12 {
-				b.proxy.CutAfter(7 * n)
+				b.awaitHealth()
+				b.proxy.CutAfter(5 * n)
 				b.get("warm", "warm")
 			}
+			b.report("calls that were cut")
 		},
 		end:   func(*broken) {},
 		brief: true,
@@ -325,6 +327,12 @@ func (b *broken) awaitDown() {
 	require.Eventually(b, func() bool { return b.seen.count(EventBackendDown) > 0 }, healing, time.Millisecond)
 }
 
+// awaitHealth waits until Redis answers again.
+func (b *broken) awaitHealth() {
+	b.Helper()
+	require.Eventually(b, func() bool { return b.cache.Health(context.Background()) == nil }, healing, 5*time.Millisecond)
+}
+
 // report logs what look-ups have taken since the last report.
 func (b *broken) report(what string) {
 	b.mu.Lock()
@@ -355,7 +363,7 @@ func (b *broken) recover() {
 	}, healing, 5*time.Millisecond, "what is fetched is stored again")
 	b.Logf("stored again %v after the fault", time.Since(begun).Round(time.Millisecond))
 	b.report("calls until then")
-	require.Eventually(b, func() bool { return b.cache.Health(context.Background()) == nil }, healing, 5*time.Millisecond)
+	b.awaitHealth()
 	require.NoError(b, b.cache.Set(context.Background(), "after", "v", time.Minute))
 	v, err := b.cache.Get(context.Background(), "after")
 	require.NoError(b, err)

@@ -64,6 +64,29 @@ func TestMissingPermissionsAreNamedAtTheStart(t *testing.T) {
 	})
 }
 
+func TestTheLeastPermissionsOfADatabaseAndOfACluster(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		server := redistest.Start(t, redistest.User("app", append(minimalRules(backend), "+select")...))
+		cfg := config(t, server.URL(backend))
+		cfg.Redis.DB = 3
+		cluster := redistest.StartCluster(t, 1, redistest.User("app", append(minimalRules(backend), "+cluster|slots", "+cluster|shards")...))
+		for _, cfg := range []Config{cfg, config(t, cluster.URL(backend))} {
+			c, err := Open[string](t.Context(), cfg)
+			require.NoError(t, err)
+			isStored := serve("v")
+			for range 3 {
+				_, err := c.GetWithFetch(t.Context(), key, time.Minute, isStored.fetch)
+				require.NoError(t, err)
+			}
+			require.EqualValues(t, 1, isStored.calls.Load())
+			require.NoError(t, c.Health(t.Context()))
+			require.NoError(t, c.Delete(t.Context(), key))
+			require.Zero(t, c.Stats().BackendErrors)
+			require.NoError(t, c.Close())
+		}
+	})
+}
+
 func TestWhatRedisRefusesIsSaidAtTheStart(t *testing.T) {
 	onBothRedisBackends(t, func(t *testing.T, backend string) {
 		server := redistest.Start(t, redistest.User("app", ">"+secret, "~*", "&*", "+@all"), redistest.Password("other-"+secret))
