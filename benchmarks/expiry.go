@@ -38,7 +38,7 @@ func runExpiry(s settings) (report, error) {
 	all := append(libraries[user](), nothing[user]())
 	waits := panel{Unit: "ms"}
 	for i, c := range all {
-		if s.short && c.rank != ours && c.rank != limit || c.name == "otter, coarse clock" || c.name == "RWMutex map + singleflight" {
+		if s.short && c.rank != ours && c.rank != limit || c.name == "otter (coarse clock)" || c.name == "RWMutex map + singleflight" {
 			continue // as otter; and one that never releases anything
 		}
 		e := p.watch(c, keys)

@@ -121,7 +121,7 @@ func aimAtHits(r *report, value string, t *standing) {
 			fmt.Sprintf("memory hit, %s values, %s", value, c),
 			"fastest bounded peer, ≥ 1.4 × otter, ≤ 1.7 × plain map",
 			"%.2f × the next (%s), %.2f × otter (%.2f × with its coarse clock), %.2f × plain map",
-			over, name, t.over("otter", c), t.over("otter, coarse clock", c), plain)
+			over, name, t.over("otter", c), t.over("otter (coarse clock)", c), plain)
 	}
 	r.aim(t.allocates() < 0.01, "memory hit, "+value+" values, allocations", "0", "%s", whole(t.allocates()))
 }

@@ -125,7 +125,9 @@ var started = time.Now()
 
 // stopwatch is what hits and writes in memory are timed by. With -cpu it is the processor time of this
 // process: that says little of those who wait for locks, but does not mind what others do to the machine.
-var stopwatch = func() time.Duration { return time.Since(started) }
+var stopwatch = wallClock
+
+func wallClock() time.Duration { return time.Since(started) }
 
 // atProcs runs f with that GOMAXPROCS. Caches that look at it when they are made should be made by f.
 func atProcs(procs int, f func()) {

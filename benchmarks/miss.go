@@ -37,7 +37,7 @@ func runMisses(s settings) (report, error) {
 	for _, c := range t.columns {
 		dochan := 1 / t.over("DoChan alone", c)
 		r.aim(dochan <= 1.5, "uncontended miss, detached, "+c, "≤ 1.5 × bare DoChan", "%.2f × DoChan (stored and evicting), %.2f × (not stored); %.2f × DoChan that stores in a map", dochan,
-			t.over("cacheaside, not stored", c)/t.over("DoChan alone", c), 1/t.over("DoChan + RWMutex map", c))
+			t.over("cacheaside (not stored)", c)/t.over("DoChan alone", c), 1/t.over("DoChan + RWMutex map", c))
 	}
 	return r, nil
 }
@@ -46,7 +46,7 @@ func runMisses(s settings) (report, error) {
 func missers() []contender[user] {
 	all := []contender[user]{libraries[user]()[0]}
 	all = append(all,
-		contender[user]{"cacheaside, not stored", "stores nothing (ttl 0)", limit, func(o setup[user]) handle[user] {
+		contender[user]{"cacheaside (not stored)", "stores nothing (ttl 0)", limit, func(o setup[user]) handle[user] {
 			o.ttl = 0
 			return openOurs(o)
 		}},
@@ -76,7 +76,7 @@ func missers() []contender[user] {
 	}})
 	for _, c := range libraries[user]()[1:] {
 		switch c.name {
-		case "ristretto", "golang-lru expirable", "go-cache", "otter, coarse clock":
+		case "ristretto", "golang-lru expirable", "go-cache", "otter (coarse clock)":
 		default:
 			c.less = "fetches on the caller's goroutine; " + c.less
 			all = append(all, c)
@@ -120,7 +120,7 @@ func runCold(s settings, t *standing) map[string]int64 {
 	atProcs(2, func() {
 		var all []contender[user]
 		for _, c := range missers() {
-			if c.name != "cacheaside, not stored" && c.name != "DoChan alone" {
+			if c.name != "cacheaside (not stored)" && c.name != "DoChan alone" {
 				all = append(all, c)
 			}
 		}

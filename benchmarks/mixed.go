@@ -49,11 +49,11 @@ func runLoads(s settings) (report, error) {
 	for _, c := range t.columns {
 		name, over := t.fastestPeer(c)
 		r.aim(over >= 1 && t.over("otter", c) >= 1.3, "memory GetWithFetch hit, "+c, "fastest, ≥ 1.3 × otter",
-			"%.2f × the next (%s), %.2f × otter, Loader.Get %.2f × GetWithFetch", over, name, t.over("otter", c), t.over("cacheaside, Loader", c))
+			"%.2f × the next (%s), %.2f × otter, Loader.Get %.2f × GetWithFetch", over, name, t.over("otter", c), t.over("cacheaside (Loader)", c))
 	}
 	most := t.allocates()
 	for _, c := range t.columns {
-		most = max(most, t.of("cacheaside, Loader", c).allocs)
+		most = max(most, t.of("cacheaside (Loader)", c).allocs)
 	}
 	r.aim(most < 0.01, "memory GetWithFetch and Loader hit, allocations", "0", "%s", whole(most))
 	return r, nil
@@ -107,7 +107,7 @@ func runMixed(s settings) (report, error) {
 	for _, c := range t.columns {
 		name, over := t.fastestPeer(c)
 		r.aim(over >= 1 && t.over("otter", c) >= 1.4, "memory reads and writes, "+c+" writes", "fastest bounded peer, ≥ 1.4 × otter",
-			"%.2f × the next (%s), %.2f × otter (%.2f × with its coarse clock)", over, name, t.over("otter", c), t.over("otter, coarse clock", c))
+			"%.2f × the next (%s), %.2f × otter (%.2f × with its coarse clock)", over, name, t.over("otter", c), t.over("otter (coarse clock)", c))
 	}
 	return r, nil
 }

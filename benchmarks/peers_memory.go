@@ -24,7 +24,7 @@ func libraries[V any]() []contender[V] {
 	return []contender[V]{
 		{"cacheaside", "", ours, openOurs[V]},
 		{"otter", "one ttl for all, or computed; a load has one caller's context; counts nothing", peer, openOtter[V]},
-		{"otter, coarse clock", "otter with an option that makes it expire up to 100 ms off", peer, openOtterCoarse[V]},
+		{"otter (coarse clock)", "otter with an option that makes it expire up to 100 ms off", peer, openOtterCoarse[V]},
 		{"theine", "overruns its bound for a moment; a load has one caller's context", peer, openTheine[V]},
 		{"ristretto", "drops writes when busy; shows a write later; keeps no keys; no get-or-fetch; counts nothing", peer, openRistretto[V]},
 		{"sturdyc", "one ttl for all; evicts a tenth of a shard at once; no Close; counts nothing", peer, openSturdyc[V]},
@@ -283,7 +283,7 @@ func openMutexMap[V any](o setup[V]) handle[V] {
 
 // ourLoader is ours with the fetch bound once.
 func ourLoader() contender[user] {
-	return contender[user]{"cacheaside, Loader", "", loose, func(o setup[user]) handle[user] {
+	return contender[user]{"cacheaside (Loader)", "", loose, func(o setup[user]) handle[user] {
 		c := must(cacheaside.NewMemory[user](cacheaside.Config{MaxEntries: o.capacity}))
 		l := c.Bind(o.ttl, func(_ context.Context, key string) (user, error) { return o.fetch(key), nil })
 		h := handle[user]{

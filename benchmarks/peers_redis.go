@@ -70,15 +70,15 @@ func check(err error) {
 // bytesRemotes get bytes as they are.
 func bytesRemotes() []remote[[]byte] {
 	return []remote[[]byte]{
-		{label{"cacheaside, bytes", "", ours}, ourRemote[[]byte](cacheaside.BackendRueidis, cacheaside.WithCodec(cacheaside.BytesCodec()))},
+		{label{"cacheaside (bytes)", "", ours}, ourRemote[[]byte](cacheaside.BackendRueidis, cacheaside.WithCodec(cacheaside.BytesCodec()))},
 		{label{"rueidis", "the client itself, by default: no header, no deadline", limit}, rawRueidis(func(*rueidis.ClientOption) {})},
-		{label{"rueidis, our options", "the client itself, set up as ours", limit}, rawRueidis(func(o *rueidis.ClientOption) {
+		{label{"rueidis (our options)", "the client itself, set up as ours", limit}, rawRueidis(func(o *rueidis.ClientOption) {
 			o.AlwaysPipelining = true
 			o.PipelineMultiplex = -1
 			o.MaxFlushDelay = 20 * time.Microsecond
 		})},
 		{label{"go-redis", "a connection a caller, from a pool", peer}, goRedis(false)},
-		{label{"go-redis, AutoPipeline", "experimental in go-redis", peer}, goRedis(true)},
+		{label{"go-redis (AutoPipeline)", "experimental in go-redis", peer}, goRedis(true)},
 	}
 }
 
@@ -115,7 +115,7 @@ func goRedis(auto bool) func(string, []string, func(int) []byte) (func(string) e
 // structRemotes get and decode structs.
 func structRemotes() []remote[profile] {
 	return []remote[profile]{
-		{label{"cacheaside, JSON", "", ours}, ourRemote[profile](cacheaside.BackendRueidis)},
+		{label{"cacheaside (JSON)", "", ours}, ourRemote[profile](cacheaside.BackendRueidis)},
 		{label{"go-redis/cache", "MessagePack, compressed when large; no deadline a call", peer}, goRedisCache},
 		{label{"rueidis + encoding/json", "the client itself, by default", limit}, func(addr string, keys []string, value func(int) profile) (func(string) error, func()) {
 			c := must(rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, ForceSingleClient: true, DisableCache: true}))

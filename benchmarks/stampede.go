@@ -78,7 +78,7 @@ func runStampede(s settings) (report, error) {
 	for _, f := range []struct {
 		name string
 		*fleetFigures
-	}{{"**cacheaside, rueidis-aside**", &mine}, {"rueidisaside", &other}} {
+	}{{"**cacheaside (rueidis-aside)**", &mine}, {"rueidisaside", &other}} {
 		t.Rows = append(t.Rows, []string{
 			f.name, figure(mean(f.fetches)), figure(quantile(f.wakeups, 0.5)), figure(quantile(f.wakeups, 0.99)), figure(mean(f.commands)),
 			figure(mean(f.failedFetches)), figure(median(f.failedTook)),
