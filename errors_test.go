@@ -145,11 +145,11 @@ func TestBadCallsAreErrorsOfTheirKind(t *testing.T) {
 			}
 			for _, ttl := range []time.Duration{0, -1, math.MinInt64} {
 				err := call(ctx, key, ttl, fetch)
-				switch {
-				case name == "Set":
+				switch name {
+				case "Set":
 					require.ErrorIs(t, err, ErrInvalidTTL)
 					require.ErrorContains(t, err, ttl.String())
-				case name == "Get":
+				case "Get":
 					require.ErrorIs(t, err, ErrMiss)
 				default:
 					require.NoError(t, err, name)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -166,13 +167,11 @@ func describeParts(err error, parts *[]string) {
 
 // describeOne describes err apart from what it wraps. With leaf, that adds nothing.
 func describeOne(err error) (text string, leaf bool) {
-	for _, known := range []error{
+	if slices.Contains([]error{
 		ErrMiss, ErrNotFound, ErrInvalidValue, ErrUnavailable, ErrClosed, ErrFetchTimeout, ErrReentrant, ErrGoexit,
 		errConnectionLost, errWrongType, errTooManyRepeats, context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
-	} {
-		if err == known {
-			return err.Error(), true
-		}
+	}, err) {
+		return err.Error(), true
 	}
 	switch e := err.(type) {
 	case *limitError:

@@ -502,9 +502,9 @@ func (c counting) Decode(data []byte) (string, error) {
 func TestANearCopyIsDecodedOnceAndNotByTheConnection(t *testing.T) {
 	s := redistest.Start(t)
 	var decoded atomic.Int64
-	reader, writer := pair(t, asideConfig(t, s, BackendRueidisAside), WithCodec[string](counting{StringCodec(), &decoded}))
+	reader, _ := pair(t, asideConfig(t, s, BackendRueidisAside), WithCodec[string](counting{StringCodec(), &decoded}))
 	codec := WithCodec(StringCodec())
-	writer = openAside[string](t, asideConfig(t, s, BackendRueidisAside), codec)
+	writer := openAside[string](t, asideConfig(t, s, BackendRueidisAside), codec)
 	require.NoError(t, writer.Set(t.Context(), key, "v", time.Hour))
 
 	// Nobody waits for this read.

@@ -203,7 +203,7 @@ func TestOutcomeOfAFetchIsTold(t *testing.T) {
 func TestObserverIsToldOfJoinedDiscardedUnstorableAndEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
-		weigh := func(_ string, v string) int { return len(v) }
+		weigh := func(_, v string) int { return len(v) }
 		c, r := observed(t, Config{MaxEntries: 10}, WithWeigher(weigh))
 		gate := make(chan struct{})
 		slow := func(context.Context, string) (string, error) { <-gate; return "v", nil }

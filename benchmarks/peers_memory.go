@@ -6,7 +6,6 @@ import (
 	"time"
 
 	theine "github.com/Yiling-J/theine-go"
-	"github.com/cacheaside/cacheaside"
 	"github.com/dgraph-io/ristretto/v2"
 	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/jellydator/ttlcache/v3"
@@ -14,6 +13,8 @@ import (
 	"github.com/patrickmn/go-cache"
 	"github.com/viccon/sturdyc"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/cacheaside/cacheaside"
 )
 
 // background is the context of every call: a hit in memory should not depend on it.
