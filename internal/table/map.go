@@ -55,18 +55,26 @@ type Map[V any] struct {
 	onEvict func(key string, v *V)
 }
 
-// shardsPerProc is the number of shards for each processor. Four make it unlikely enough that two writers
-// meet on one lock.
-const shardsPerProc = 4
+const (
+	// shardsPerProc is the number of shards for each processor. Four make it unlikely enough that two
+	// writers meet on one lock.
+	shardsPerProc = 4
 
-// minShare is the least capacity worth a shard of its own. Below it, the policy of each shard sees so few
-// entries that the hit ratio suffers.
-const minShare = 4096
+	// minShare is the least capacity worth a shard of its own. Below it, the policy of each shard sees so
+	// few entries that the hit ratio suffers.
+	minShare = 4096
+
+	// maxShare is the capacity from which on there are more shards than the processors need, up to
+	// maxShards. When a table grows, its shard's writers wait for the memory.
+	maxShare  = 1 << 16
+	maxShards = 256
+)
 
 // New returns an empty map.
 func New[V any](o Options[V]) *Map[V] {
+	wanted := max(int64(shardsPerProc*runtime.GOMAXPROCS(0)), min(o.Capacity/maxShare, maxShards))
 	n := int64(1)
-	for n < int64(shardsPerProc*runtime.GOMAXPROCS(0)) && (o.Capacity <= 0 || o.Capacity/(2*n) >= minShare) {
+	for n < wanted && (o.Capacity <= 0 || o.Capacity/(2*n) >= minShare) {
 		n *= 2
 	}
 	return newMap(o, n)
