@@ -37,6 +37,8 @@ func TestChild(t *testing.T) {
 	p := &parent{t: t, lines: make(chan string)}
 	go p.read()
 	childRoles[role](t, p)
+	for range p.lines { // until the parent ends the process
+	}
 }
 
 // parent is the process that has started this one.

@@ -120,7 +120,11 @@ func TestCoherence(t *testing.T) {
 		c.tell(true)
 	}
 	breakThings(s, proxy, *coherenceDuration)
-	words := askAll[map[string]*evidence](all, "stop writing")
+	askAll[bool](all, "stop writing")
+	s.KillClients()
+	<-time.After(300 * time.Millisecond) // everything is read again
+	s.Must("FLUSHALL")
+	words := askAll[map[string]*evidence](all, "write once more")
 
 	for _, arm := range arms {
 		var each []*evidence
@@ -141,8 +145,7 @@ func TestCoherence(t *testing.T) {
 	}
 }
 
-// breakThings does so for a while. It ends with what Redis forgets, and with a time in which nothing breaks
-// but a lot is written: what one of the variants then misses stays with it.
+// breakThings does so for a while.
 func breakThings(s *redistest.Server, proxy *redistest.Proxy, d time.Duration) {
 	pause := func(d time.Duration) { <-time.After(d) }
 	faults := []func(){
@@ -169,10 +172,6 @@ func breakThings(s *redistest.Server, proxy *redistest.Proxy, d time.Duration) {
 		pause(2500 * time.Millisecond)
 		proxy.BlackHole(false)
 	}
-	s.KillClients()
-	pause(200 * time.Millisecond)
-	s.Must("FLUSHALL")
-	pause(500 * time.Millisecond)
 }
 
 // verdict is what the evidence of all processes in one arm amounts to.
@@ -241,6 +240,17 @@ func playTrial(t *testing.T, p *parent) {
 	p.hear(&word)
 	enough()
 	writers.Wait()
+	p.tell(true)
+	p.hear(&word)
+	// Nothing breaks any more after these: what a variant misses now stays with it.
+	for _, pl := range players {
+		writers.Go(func() {
+			for n := range lastWrites * trialKeys / trialProcesses {
+				pl.raise(reading, n/lastWrites, n)
+			}
+		})
+	}
+	writers.Wait()
 	<-time.After(trialRest)
 	leave()
 	readers.Wait()
@@ -275,27 +285,35 @@ func (p *player) version(ctx context.Context, key string) (int64, error) {
 	return v, err
 }
 
+// lastWrites is how often each key is written at the end, when nothing breaks any more.
+const lastWrites = 10
+
 // write raises versions of the keys that are this process's until ctx ends.
 func (p *player) write(ctx context.Context) {
 	p.seen.Written = make(map[int]map[int64]int64)
 	for n := 0; ctx.Err() == nil; n++ {
-		k := (n*trialProcesses + p.me) % trialKeys
-		v, err := p.source.Do(context.Background(), p.source.B().Incr().Key(p.name+p.key(k)).Build()).AsInt64()
-		if err != nil {
-			panic(fmt.Sprint("the source: ", err))
-		}
-		for p.put(k, v, n%2 == 0) != nil {
-			<-time.After(time.Millisecond) // it may have been done or not, so it must be done again
-		}
-		now := time.Now().UnixNano()
-		p.told[k].Store(v)
-		if p.seen.Written[k] == nil {
-			p.seen.Written[k] = make(map[int64]int64)
-		}
-		p.seen.Written[k][v] = now
-		p.look(ctx, k)
-		<-time.After(time.Duration(rand.IntN(4)) * time.Millisecond)
+		p.raise(ctx, n%(trialKeys/trialProcesses), n)
 	}
+}
+
+// raise writes the next version of the i-th of the keys that are this process's, and looks at it.
+func (p *player) raise(ctx context.Context, i, n int) {
+	k := i*trialProcesses + p.me
+	v, err := p.source.Do(context.Background(), p.source.B().Incr().Key(p.name+p.key(k)).Build()).AsInt64()
+	if err != nil {
+		panic(fmt.Sprint("the source: ", err))
+	}
+	for p.put(k, v, n%2 == 0) != nil {
+		<-time.After(time.Millisecond) // it may have been done or not, so it must be done again
+	}
+	now := time.Now().UnixNano()
+	p.told[k].Store(v)
+	if p.seen.Written[k] == nil {
+		p.seen.Written[k] = make(map[int64]int64)
+	}
+	p.seen.Written[k][v] = now
+	p.look(ctx, k)
+	<-time.After(time.Duration(rand.IntN(4)) * time.Millisecond)
 }
 
 func (p *player) put(k int, v int64, set bool) error {

@@ -226,8 +226,6 @@ func playHolder(t *testing.T, p *parent) {
 	require.NoError(t, err)
 	p.tell(v)
 	p.tell(c.Stats().Discarded)
-	var end bool
-	p.hear(&end)
 }
 
 func startHolder(t *testing.T, cfg Config) *child {
@@ -265,7 +263,7 @@ func awaitProlonged(t *testing.T, s *redistest.Server) {
 func TestAFrozenHolderLosesItsLease(t *testing.T) {
 	s := redistest.Start(t)
 	cfg := asideConfig(t, s, BackendRueidisAside)
-	cfg.LeaseTTL = 200 * time.Millisecond
+	cfg.LeaseTTL = time.Second
 	c := openAside[string](t, cfg)
 	holder := startHolder(t, cfg)
 	require.NoError(t, holder.command.Process.Signal(syscall.SIGSTOP))
@@ -287,9 +285,9 @@ func TestAFrozenHolderLosesItsLease(t *testing.T) {
 }
 
 func TestALongFetchKeepsItsLease(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	cfg := asideConfig(t, s, BackendRueidisAside)
-	cfg.LeaseTTL = 300 * time.Millisecond
 	a, b := openAside[string](t, cfg), openAside[string](t, cfg)
 	slow, never := serve("slow"), serve("never")
 	release := slow.hold()
@@ -297,8 +295,8 @@ func TestALongFetchKeepsItsLease(t *testing.T) {
 	require.Eventually(t, func() bool { return slow.calls.Load() == 1 }, 10*time.Second, time.Millisecond)
 	second := ask(t.Context(), b, key, never.fetch)
 	s.ResetStats()
-	require.Eventually(t, func() bool { return s.CommandStats()["pexpire"] >= 8 }, 20*time.Second, time.Millisecond,
-		"the lease lives several times as long as it would by itself")
+	require.Eventually(t, func() bool { return s.CommandStats()["pexpire"] >= 5 }, 20*time.Second, time.Millisecond,
+		"the lease lives longer than it would by itself")
 	release()
 	require.Equal(t, answer[string]{"slow", nil}, <-first)
 	require.Equal(t, answer[string]{"slow", nil}, <-second)
