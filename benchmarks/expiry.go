@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
-	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 )
@@ -86,7 +86,7 @@ func (p plan) watch(c contender[user], keys []string) ending {
 		h.settle()
 	}
 	deadline := time.Now().Add(p.ttl)
-	runtime.GC()
+	debug.FreeOSMemory() // and with it all that the runtime would otherwise do in the background after the fill
 	e.idle = idleShare(p.idle)
 
 	hot := make([]string, 1000)

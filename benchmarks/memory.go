@@ -5,14 +5,13 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
-	"time"
 	"unsafe"
 )
 
 // A footprint is what a full cache weighs, and what it costs the garbage collector.
 type footprint struct {
 	bytes  []float64 // of heap an entry
-	cycles []float64 // milliseconds of a collection, from its beginning to its end
+	cycles []float64 // milliseconds of processor time that a collection takes
 	pauses []float64 // milliseconds in which it stopped the program
 	share  float64   // of the entries that were there at the end
 }
@@ -31,7 +30,7 @@ func runMemory(s settings) (report, error) {
 	beyond := func(f *footprint) float64 { return median(f.bytes) - keyHeader - value }
 	t := table{
 		Title: fmt.Sprintf("Memory and garbage collection, %s entries", grouped(int64(entries))),
-		Note: "Heap an entry, with a string key (16 bytes, its text not counted) and a struct value of 24 bytes; beyond them; a whole collection; the time in it that " +
+		Note: "Heap an entry, with a string key (16 bytes, its text not counted) and a struct value of 24 bytes; beyond them; the processor time of a whole collection; the time in it that " +
 			"the program stood still. Room for an eighth more. Each alone in the process; \"nothing\" is the collector's work on the keys that the measure itself holds.",
 		Columns: []string{"", "bytes an entry", "beyond key and value", "collection, ms", "stopped, ms"},
 	}
@@ -126,12 +125,12 @@ func liveHeap() float64 {
 	return float64(m.HeapAlloc)
 }
 
-// collect runs the garbage collector, and returns in milliseconds how long that took, and for how long of
-// it the program stood still.
+// collect runs the garbage collector, and returns in milliseconds the processor time that it took, and for
+// how long the program stood still.
 func collect() (took, paused float64) {
-	begun := time.Now()
+	begun := cpuTime()
 	runtime.GC()
-	took = time.Since(begun).Seconds() * 1e3
+	took = (cpuTime() - begun).Seconds() * 1e3
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return took, float64(m.PauseNs[(m.NumGC+255)%256]) / 1e6
