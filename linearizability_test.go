@@ -220,6 +220,7 @@ func (h *history) play(plan *rand.Rand) {
 		})
 	}
 	players.Wait()
+	h.pass(2 * time.Millisecond) // more than any fetch takes, where time is exact
 	h.settle(func() bool { return h.cache.flights.underWay() == 0 }, "the fetches that everybody has left end")
 	for _, k := range historyKeys {
 		h.get(k, doEnd)
