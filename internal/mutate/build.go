@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +29,9 @@ func (l *laboratory) build(all []mutant) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := l.checkBuild(overlay); err != nil {
+		return nil, err
+	}
 	programs := make(map[string]string)
 	for _, m := range all {
 		if programs[m.in] != "" {
@@ -35,7 +39,7 @@ func (l *laboratory) build(all []mutant) (map[string]string, error) {
 		}
 		programs[m.in] = filepath.Join(l.work, "tests"+strconv.Itoa(len(programs)))
 		if err := l.compile(overlay, m.in, programs[m.in]); err != nil {
-			return nil, errors.Join(err, l.blame(all))
+			return nil, err
 		}
 	}
 	return programs, nil
@@ -101,30 +105,60 @@ func (l *laboratory) mutate(all []mutant) (map[string]*source, error) {
 
 func (l *laboratory) compile(overlay, directory, program string) error {
 	args := append([]string{"test", "-c", "-vet=off", "-overlay", overlay, "-o", program}, l.flags...)
-	c := exec.Command("go", append(args, "./"+directory)...) //nolint:gosec // of this laboratory
-	c.Dir = l.root
-	if said, err := c.CombinedOutput(); err != nil {
+	said, err := l.run(append(args, "./"+directory)...)
+	if err != nil {
 		return fmt.Errorf("the tests of ./%s do not compile: %w\n%s", directory, err, said)
 	}
 	return nil
 }
 
-// blame builds each mutant alone, after all of them together did not compile, and names those who do not.
-func (l *laboratory) blame(all []mutant) error {
-	var guilty []string
-	for i := range all {
-		overlay, err := l.overlay(all[i : i+1])
-		if err != nil {
-			return err
-		}
-		c := exec.Command("go", "build", "-overlay", overlay, "./...") //nolint:gosec // of this laboratory
-		c.Dir = l.root
-		if c.Run() != nil {
-			guilty = append(guilty, all[i].name)
-		}
-	}
-	if guilty == nil {
+// checkBuild compiles the packages that have mutants, without their tests. A mutant that does not compile is
+// no mutant: checkBuild returns an error that names those who do not.
+func (l *laboratory) checkBuild(overlay string) error {
+	said, err := l.run("build", "-overlay", overlay, "./...")
+	if err == nil {
 		return nil
 	}
-	return errors.New("mutants that do not compile are no mutants: " + strings.Join(guilty, ", "))
+	return fmt.Errorf("mutants that do not compile are no mutants: %s: %w\n%s", strings.Join(l.guilty(said), ", "), err, said)
+}
+
+func (l *laboratory) run(args ...string) (said string, err error) {
+	c := exec.Command("go", args...) //nolint:gosec // of this laboratory
+	c.Dir = l.root
+	out, err := c.CombinedOutput()
+	return string(out), err
+}
+
+var (
+	complaint = regexp.MustCompile(`([^/\s]+\.go):(\d+):\d+: `)
+	copyOf    = regexp.MustCompile(`^func .*__(\w+?)(\[.*)?\(`)
+)
+
+// guilty returns the names of the mutants whose functions the compiler complains of.
+func (l *laboratory) guilty(said string) (names []string) {
+	for _, found := range complaint.FindAllStringSubmatch(said, -1) {
+		text, err := os.ReadFile(filepath.Join(l.work, found[1])) //nolint:gosec // of this laboratory
+		if err != nil {
+			continue // it is not a file that mutants are in
+		}
+		at, _ := strconv.Atoi(found[2]) // it is a number
+		if name := inFunction(strings.Split(string(text), "\n"), at); name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// inFunction returns which mutant's copy of a function a line, counted from 1, stands in.
+func inFunction(lines []string, line int) string {
+	for i := min(line, len(lines)) - 1; i >= 0; i-- {
+		if !strings.HasPrefix(lines[i], "func ") {
+			continue
+		}
+		if found := copyOf.FindStringSubmatch(lines[i]); found != nil {
+			return strings.ReplaceAll(found[1], "_", "-")
+		}
+		return ""
+	}
+	return ""
 }

@@ -157,7 +157,7 @@ var valueMutants = []mutant{
 	{
 		name:    "password-in-a-url-is-printed",
 		promise: "G20",
-		edits:   change("config_text.go", `return scheme + user + ":" + redacted + rest[at:]`, "return s"),
+		edits:   change("config_text.go", `return scheme + user + ":" + redacted + rest[at:]`, "_ = user\n\t\t\treturn s"),
 		run:     "TestPrintedConfigsHideThePassword|TestBadRedisURLsAreNamedWithoutThePassword",
 	},
 	{

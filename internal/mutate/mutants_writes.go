@@ -124,7 +124,7 @@ var writeMutants = []mutant{
 	{
 		name:    "reads-of-before-a-write-are-joined",
 		promise: "G9",
-		edits:   change("aside.go", "func (s *asideShard) tellLocked(key string) {\n\tdelete(s.reading, key)", "func (s *asideShard) tellLocked(key string) {"),
+		edits:   change("aside.go", "\tdelete(s.reading, key)\n\tif c := s.changes[key]", "\tif c := s.changes[key]"),
 		run:     "TestAProcessReadsItsOwnWrites",
 	},
 	{
