@@ -67,6 +67,7 @@ func TestAStoppedClockIsCertainOfNothing(t *testing.T) {
 		before := goroutines(t)
 		c.stop()
 		c.stop()
+		synctest.Wait()
 		require.Equal(t, before-1, goroutines(t))
 		c.now()
 		for _, deadline := range []int64{0, int64(time.Hour), never - 1, never} {

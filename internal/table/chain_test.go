@@ -135,3 +135,13 @@ func TestATableThatIsNearlyEmptyIsGivenBack(t *testing.T) {
 		require.Nil(t, m.shards[0].table.Load().newer.Load(), name)
 	}
 }
+
+func TestASweepBringsAMoveToItsEnd(t *testing.T) {
+	m := newMap(Options[int64]{Deadline: func(i *int64) int64 { return *i }}, 1)
+	s := &m.shards[0]
+	for i := int64(1); i < 10_000 || s.table.Load().newer.Load() == nil; i++ {
+		m.Put(fmt.Sprint(i), i, 1)
+	}
+	require.Zero(t, m.Sweep(0, nil))
+	require.Nil(t, s.table.Load().newer.Load())
+}

@@ -7,8 +7,9 @@ import "runtime"
 // them on to the newer one for what has moved already.
 
 // movesPerWrite is the number of buckets that a write moves. One would do for the newer table never to fill
-// up before the older is empty.
-const movesPerWrite = 2
+// up before the older is empty. But while a move is under way most look-ups take two tables, so it is better
+// over soon, and a write of some thirty entries more is still a short one.
+const movesPerWrite = 8
 
 // firstEntries is the number of entries that the first table of a shard is made for.
 const firstEntries = 64
@@ -60,16 +61,16 @@ func (s *shard[V]) shrinkLocked() bool {
 	return true
 }
 
-// tidyLocked is for after a deletion: it lets the table shrink along with its entries. It moves more buckets
-// than a write does, to be through before the last entries are gone.
+// tidyLocked is for after a deletion: it lets the table shrink along with its entries.
 func (s *shard[V]) tidyLocked() {
 	if !s.shrinkLocked() {
-		s.moveLocked(4 * movesPerWrite)
+		s.moveLocked(movesPerWrite)
 	}
 }
 
-// shrink gives back what the table is too large by, in steps between which the lock is free.
-func (s *shard[V]) shrink() {
+// settle brings a move to its end and gives back what the table is too large by, in steps between which the
+// lock is free.
+func (s *shard[V]) settle() {
 	for more := true; more; runtime.Gosched() {
 		s.mu.Lock()
 		more = s.moveLocked(bucketsPerStep) || s.shrinkLocked()

@@ -7,8 +7,9 @@ import (
 
 // Sweep removes the entries whose deadline is at or before now, and returns their number. A shard in which
 // nothing can be due costs a look at its lower bound. The others are walked in short steps with the lock
-// given up and the processor offered in between, and a table that is nearly empty is given back. It ends
-// early when stop returns true; stop may be nil. A shard that another Sweep is walking is left to that.
+// given up and the processor offered in between, a table that is nearly empty is given back, and a move to
+// another table that is under way is brought to its end. It ends early when stop returns true; stop may be
+// nil. A shard that another Sweep is walking is left to that.
 func (m *Map[V]) Sweep(now int64, stop func() bool) (expired int) {
 	if stop == nil {
 		stop = func() bool { return false }
@@ -23,7 +24,11 @@ func (m *Map[V]) Sweep(now int64, stop func() bool) (expired int) {
 }
 
 func (s *shard[V]) sweep(now int64, stop func() bool) (expired int) {
-	if !s.beginSweep(now) {
+	due, moving := s.beginSweep(now)
+	if moving {
+		s.settle()
+	}
+	if !due {
 		return 0
 	}
 	complete := false
@@ -42,16 +47,18 @@ func (s *shard[V]) sweep(now int64, stop func() bool) (expired int) {
 	return expired
 }
 
-// beginSweep reports whether the shard is worth a walk that nobody else is on.
-func (s *shard[V]) beginSweep(now int64) bool {
+// beginSweep reports whether the shard is worth a walk that nobody else is on, and whether its entries are on
+// the move to another table.
+func (s *shard[V]) beginSweep(now int64) (due, moving bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	moving = s.table.Load().newer.Load() != nil
 	if s.low > now || s.sweeping {
-		return false
+		return false, moving
 	}
 	s.sweeping = true
 	s.nextLow = math.MaxInt64
-	return true
+	return true, moving
 }
 
 // sweepStep removes what is due in the next buckets, and returns where to go on.
@@ -81,6 +88,6 @@ func (s *shard[V]) endSweep(complete bool) {
 	}
 	s.mu.Unlock()
 	if complete {
-		s.shrink()
+		s.settle()
 	}
 }

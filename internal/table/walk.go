@@ -37,7 +37,7 @@ func (m *Map[V]) DeleteFunc(drop func(key string, v *V) bool) int {
 			n, from, nodes = s.deleteStep(from, nodes, drop)
 			removed += n
 		}
-		s.shrink()
+		s.settle()
 	}
 	return removed
 }
