@@ -97,7 +97,7 @@ func (c *Client[T]) GetWithFetch(ctx context.Context, key string, ttl time.Durat
 		}
 		return e.value, nil
 	}
-	r, err := c.getOrFetch(ctx, key, ttl, fetch, e)
+	r, err := c.getOrFetch(ctx, key, ttl, fetch)
 	return r.Value, err
 }
 

@@ -40,7 +40,7 @@ type Result[T any] struct {
 
 // Lookup is [Client.GetWithFetch] that also tells where the value came from and how old it is.
 func (c *Client[T]) Lookup(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (Result[T], error) {
-	return c.getOrFetch(ctx, key, ttl, fetch, c.store.peek(key))
+	return c.getOrFetch(ctx, key, ttl, fetch)
 }
 
 // Loader is a cache together with a ttl and a way to fetch; see [Client.Bind].
@@ -77,8 +77,7 @@ type request[T any] struct {
 
 // getOrFetch answers a look-up in the order that the documentation gives: what is fresh, what is stale
 // while it is being refreshed, and else the flight of the key.
-// kept is what peek returned.
-func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T], kept *entry[T]) (Result[T], error) {
+func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (Result[T], error) {
 	if err := c.check(ctx, key); err != nil {
 		return Result[T]{}, err
 	}
@@ -90,7 +89,7 @@ func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duratio
 	q.ended = q.shard.ended.Load()
 	begun := c.askedAt()
 	var err error
-	q.found, err = c.find(ctx, key, kept)
+	q.found, err = c.find(ctx, key, c.store.peek(key)) // again, since what a fast path saw is from before ended
 	q.asked = c.askedAt().Sub(begun)
 	switch f := &q.found; {
 	case err != nil && ctx.Err() != nil:

@@ -75,7 +75,7 @@ const versionKeys = 2
 
 type versionedKey struct {
 	version atomic.Int64 // in the source
-	writing sync.Mutex   // held by who raises the version, so that versions are set in their order
+	writing turn         // of who raises the version, so that versions are set in their order
 
 	// floors are by member, and the last one is for who sees Redis itself: the least version that a look-up
 	// may return which begins now.
@@ -89,7 +89,20 @@ type member struct {
 	looks  *Client[int64] // a cache that sees what is stored, at once; nil: none
 }
 
-func newWorld() *world { return new(world) }
+func newWorld() *world {
+	w := new(world)
+	for i := range w.keys {
+		w.keys[i].writing = make(turn, 1)
+	}
+	return w
+}
+
+// turn is a lock that may be held while time passes in a bubble, which a sync.Mutex may not: who waits for
+// one keeps time from passing.
+type turn chan struct{}
+
+func (t turn) take() { t <- struct{}{} }
+func (t turn) pass() { <-t }
 
 func versionKey(i int) string { return fmt.Sprintf("key %d", i) }
 
@@ -131,8 +144,16 @@ func (w *world) run(e *env, plan *rand.Rand, members ...member) {
 
 // pauseFor lets some time pass, or none.
 func pauseFor(plan *rand.Rand) {
-	if d := time.Duration(plan.IntN(4)) * 100 * time.Microsecond; d > 0 {
-		<-time.After(d)
+	pause(plan)()
+}
+
+// pause draws how long a pause is, and returns what takes it.
+func pause(plan *rand.Rand) func() {
+	d := time.Duration(plan.IntN(4)) * 100 * time.Microsecond
+	return func() {
+		if d > 0 {
+			<-time.After(d)
+		}
 	}
 }
 
@@ -144,8 +165,9 @@ func (w *world) source(plan *rand.Rand) FetchFunc[int64] {
 	return func(_ context.Context, key string) (int64, error) {
 		v := w.keys[int(key[len(key)-1]-'0')].version.Load()
 		mu.Lock()
-		defer mu.Unlock()
-		pauseFor(own)
+		wait := pause(own)
+		mu.Unlock()
+		wait()
 		return v, nil
 	}
 }
@@ -221,8 +243,8 @@ func (w *world) write(e *env, c *Client[int64], me int, plan *rand.Rand) {
 		return
 	}
 	k := &w.keys[i]
-	k.writing.Lock()
-	defer k.writing.Unlock()
+	k.writing.take()
+	defer k.writing.pass()
 	if plan.IntN(3) == 0 {
 		require.NoError(e, c.Mutate(e.Context(), []string{versionKey(i)}, func(context.Context) error {
 			pauseFor(plan)
@@ -244,8 +266,8 @@ func (w *world) write(e *env, c *Client[int64], me int, plan *rand.Rand) {
 
 func (w *world) clear(e *env, c *Client[int64], me int) {
 	for i := range w.keys { // in this order, and never two the other way round
-		w.keys[i].writing.Lock()
-		defer w.keys[i].writing.Unlock()
+		w.keys[i].writing.take()
+		defer w.keys[i].writing.pass()
 	}
 	require.NoError(e, c.Clear(e.Context()))
 	for i := range w.keys {
