@@ -75,7 +75,10 @@ const versionKeys = 2
 
 type versionedKey struct {
 	version atomic.Int64 // in the source
-	writing sync.Mutex   // held by who raises the version, so that versions are set in their order
+
+	// writing holds an element while somebody raises the version, so that versions are set in their order. It
+	// is no mutex, since time does not pass in a bubble for as long as somebody waits for one.
+	writing chan struct{}
 
 	// floors are by member, and the last one is for who sees Redis itself: the least version that a look-up
 	// may return which begins now.
@@ -89,7 +92,13 @@ type member struct {
 	looks  *Client[int64] // a cache that sees what is stored, at once; nil: none
 }
 
-func newWorld() *world { return new(world) }
+func newWorld() *world {
+	w := new(world)
+	for i := range w.keys {
+		w.keys[i].writing = make(chan struct{}, 1)
+	}
+	return w
+}
 
 func versionKey(i int) string { return fmt.Sprintf("key %d", i) }
 
@@ -139,13 +148,12 @@ func pauseFor(plan *rand.Rand) {
 // source returns a fetch that takes the version when it begins, as a database's snapshot would, and some
 // time after that.
 func (w *world) source(plan *rand.Rand) FetchFunc[int64] {
-	own := rand.New(rand.NewPCG(plan.Uint64(), 0))
-	var mu sync.Mutex
+	pause := time.Duration(plan.IntN(4)) * 100 * time.Microsecond
 	return func(_ context.Context, key string) (int64, error) {
 		v := w.keys[int(key[len(key)-1]-'0')].version.Load()
-		mu.Lock()
-		defer mu.Unlock()
-		pauseFor(own)
+		if pause > 0 {
+			<-time.After(pause)
+		}
 		return v, nil
 	}
 }
@@ -221,8 +229,8 @@ func (w *world) write(e *env, c *Client[int64], me int, plan *rand.Rand) {
 		return
 	}
 	k := &w.keys[i]
-	k.writing.Lock()
-	defer k.writing.Unlock()
+	k.writing <- struct{}{}
+	defer func() { <-k.writing }()
 	if plan.IntN(3) == 0 {
 		require.NoError(e, c.Mutate(e.Context(), []string{versionKey(i)}, func(context.Context) error {
 			pauseFor(plan)
@@ -244,8 +252,8 @@ func (w *world) write(e *env, c *Client[int64], me int, plan *rand.Rand) {
 
 func (w *world) clear(e *env, c *Client[int64], me int) {
 	for i := range w.keys { // in this order, and never two the other way round
-		w.keys[i].writing.Lock()
-		defer w.keys[i].writing.Unlock()
+		w.keys[i].writing <- struct{}{}
+		defer func() { <-w.keys[i].writing }()
 	}
 	require.NoError(e, c.Clear(e.Context()))
 	for i := range w.keys {
