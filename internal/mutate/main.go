@@ -21,6 +21,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -32,7 +33,7 @@ func main() {
 	jobs := flag.Int("jobs", 2*runtime.GOMAXPROCS(0), "how many mutants to try at a time; many of them only wait")
 	limit := flag.Duration("timeout", time.Minute, "how long the tests of one mutant may take; then they hang")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	g := gate{out: os.Stdout, verbose: *verbose, jobs: max(*jobs, 1), limit: *limit}
 	if *race {

@@ -61,17 +61,15 @@ var historyMutants = []mutant{
 		run: "TestVersionsOfTwoProcesses",
 	},
 	{
-		name:    "versions-of-near-copies-that-outlive-a-delete",
-		promise: "G9",
-		edits: change("aside.go", "\ta.write(key)\n\tdefer a.forget(key)\n\treturn a.remote.delete(",
-			"\treturn a.remote.delete("),
-		run: "TestVersions/rueidis-aside",
-	},
-	{
-		name:    "histories-of-near-copies-that-outlive-a-set",
-		promise: "G9",
-		edits: change("aside.go", "\ta.write(key)\n\tdefer a.forget(key)\n\treturn a.remote.set(",
-			"\treturn a.remote.set("),
+		name:    "histories-of-a-fill-that-neither-side-checks",
+		promise: "G7",
+		edits: []edit{
+			{"fence.go", "\tif f.void || s.closed {\n\t\ts.mu.Unlock()", "\tif s.closed {\n\t\ts.mu.Unlock()"},
+			{
+				"lease.go", "n, err := a.script(ctx, fillScript, k, l.token, value, px)\n\t\treturn n == 1, err",
+				"err := a.remote.write(ctx, key, &e, took, false)\n\t\treturn err == nil, err",
+			},
+		},
 		run: "TestLinearizability/rueidis-aside",
 	},
 }
