@@ -234,3 +234,36 @@ func TestALeaseReachesNobody(t *testing.T) {
 	_, leased := storeOf(other).watch(key)
 	require.True(t, leased)
 }
+
+// TestOwnWritesAreReadThoughRedisNeverTellsOfThem has a connection that is deaf to invalidations: what is
+// left is what a process does about its own near copies by itself.
+func TestOwnWritesAreReadThoughRedisNeverTellsOfThem(t *testing.T) {
+	c := openAside[string](t, asideConfig(t, redistest.Start(t), BackendRueidisAside), WithRueidisOption(func(o *rueidis.ClientOption) {
+		whole := o.NewCacheStoreFn
+		o.NewCacheStoreFn = func(o rueidis.CacheStoreOption) rueidis.CacheStore { return deaf{whole(o).(*nearConn)} }
+	}))
+	for name, remove := range map[string]func() error{
+		"Delete":     func() error { return c.Delete(t.Context(), key) },
+		"DeleteMany": func() error { return c.DeleteMany(t.Context(), []string{key}) },
+		"Mutate":     func() error { return c.Mutate(t.Context(), []string{key}, func(context.Context) error { return nil }) },
+		"Clear":      func() error { return c.Clear(t.Context()) },
+	} {
+		for _, set := range []func(value string) error{
+			func(value string) error { return c.Set(t.Context(), key, value, time.Minute) },
+			func(value string) error { return c.SetMany(t.Context(), map[string]string{key: value}, time.Minute) },
+		} {
+			for _, value := range []string{"one", "two"} {
+				require.NoError(t, set(value))
+				for range 2 { // the second time it is a near copy
+					v, err := c.Get(t.Context(), key)
+					require.NoError(t, err)
+					require.Equal(t, value, v)
+				}
+			}
+			require.NoError(t, remove(), name)
+			_, err := c.Get(t.Context(), key)
+			require.ErrorIs(t, err, ErrMiss, name)
+		}
+	}
+	require.Positive(t, c.Stats().NearHits)
+}

@@ -16,6 +16,7 @@ func init() {
 		promise{"G2", "a caller returns at its own deadline and the fill still lands", nil, checkOwnDeadline},
 		promise{"G3", "a flight ends by FetchTimeout though its fetch is deaf", nil, checkFetchTimeout},
 		promise{"G3", "a fetch that heeds its context at FetchTimeout gives the same error", nil, checkFetchTimeoutHeeded},
+		promise{"G3", "a Delete after FetchTimeout is not undone by the fetch that ignored it", nil, checkDeleteAfterFetchTimeout},
 		promise{"G4", "a panic reaches every waiter as PanicError", nil, checkPanic},
 		promise{"G4", "a Goexit reaches every waiter as ErrGoexit", nil, checkGoexit},
 		promise{"G5", "a cold key is fetched once for all who ask", nil, checkOneFetch},
@@ -111,6 +112,23 @@ func checkFetchTimeout(e *env) {
 	require.NoError(e, err)
 	require.Equal(e, "prompt", v, "what a flight fetched that was over must not be stored")
 	require.EqualValues(e, 1, c.Stats().FetchErrors)
+}
+
+// checkDeleteAfterFetchTimeout has a fetch return when its flight is over, and the Delete that could have
+// voided it as well. Nothing else is in the way of what it fetched.
+func checkDeleteAfterFetchTimeout(e *env) {
+	c := open[string](e, func(cfg *Config) { cfg.FetchTimeout = 50 * time.Millisecond })
+	s := serve("late")
+	s.deaf = true
+	release := s.hold()
+	defer release()
+	_, err := c.GetWithFetch(e.Context(), key, time.Minute, s.fetch)
+	require.ErrorIs(e, err, ErrFetchTimeout)
+	require.NoError(e, c.Delete(e.Context(), key))
+	release()
+	e.pass(20 * time.Millisecond)
+	_, err = c.Get(e.Context(), key)
+	require.ErrorIs(e, err, ErrMiss)
 }
 
 func checkFetchTimeoutHeeded(e *env) {

@@ -210,6 +210,7 @@ func checkLeaseBytes(e *env) {
 	e.at(redisKeyOf(c, key)).Must("SET", redisKeyOf(c, key), token, "PX", "100")
 	_, err := c.Get(e.Context(), key)
 	require.ErrorIs(e, err, ErrMiss)
+	require.NotErrorIs(e, err, ErrInvalidValue, "that a key is being fetched is nothing wrong")
 	got, err := c.GetMany(e.Context(), []string{key})
 	require.NoError(e, err)
 	require.Empty(e, got)

@@ -174,6 +174,14 @@ func checkTTLExtremes(e *env) {
 		e.pass(time.Nanosecond)
 		_, err = c.Get(e.Context(), key)
 		require.ErrorIs(e, err, ErrMiss)
+
+		require.NoError(e, c.Set(e.Context(), key, "v", 1500*time.Microsecond))
+		e.pass(2*time.Millisecond - time.Nanosecond)
+		_, err = c.Get(e.Context(), key)
+		require.NoError(e, err, "what is over a millisecond is rounded up too, and not cut off")
+		e.pass(time.Nanosecond)
+		_, err = c.Get(e.Context(), key)
+		require.ErrorIs(e, err, ErrMiss)
 	}
 	for _, ttl := range []time.Duration{876000 * time.Hour, NoExpiry, NoExpiry - 1, math.MaxInt64 / 2} {
 		require.NoError(e, c.Set(e.Context(), key, "v", ttl))

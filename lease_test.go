@@ -233,6 +233,18 @@ func startHolder(t *testing.T, cfg Config) *child {
 	return startChildren(t, 1, "hold", cfg)[0]
 }
 
+// TestALeaseExpiresThoughNobodyEverProlongedIt is about a holder that dies before its first heartbeat, which
+// would set the expiry too.
+func TestALeaseExpiresThoughNobodyEverProlongedIt(t *testing.T) {
+	s := redistest.Start(t)
+	c := openAside[string](t, asideConfig(t, s, BackendRueidisAside))
+	a := storeOf(c)
+	held, err := a.take(t.Context(), a.redisKey(key))
+	require.NoError(t, err)
+	held.aside.rest()
+	require.Positive(t, s.Must("PTTL", a.redisKey(key)))
+}
+
 func TestAFillerThatIsKilledIsReplaced(t *testing.T) {
 	s := redistest.Start(t)
 	s.Must("DEBUG", "SET-ACTIVE-EXPIRE", "0") // with many keys Redis takes its time to come across an expired one

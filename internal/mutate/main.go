@@ -21,6 +21,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -29,10 +30,10 @@ func main() {
 	only := flag.String("only", "", "try those only whose name matches this regular expression")
 	verbose := flag.Bool("v", false, "show what the tests said of each mutant")
 	race := flag.Bool("race", false, "compile the tests with the race detector")
-	jobs := flag.Int("jobs", runtime.GOMAXPROCS(0), "how many mutants to try at a time")
+	jobs := flag.Int("jobs", 2*runtime.GOMAXPROCS(0), "how many mutants to try at a time; many of them only wait")
 	limit := flag.Duration("timeout", time.Minute, "how long the tests of one mutant may take; then they hang")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	g := gate{out: os.Stdout, verbose: *verbose, jobs: max(*jobs, 1), limit: *limit}
 	if *race {
@@ -123,7 +124,11 @@ func (g *gate) tryAll(ctx context.Context, all []mutant, programs map[string]str
 		slots <- struct{}{}
 		running.Go(func() {
 			defer func() { <-slots }()
-			outcomes[i] = g.try(ctx, &all[i], programs[all[i].in], g.limit)
+			limit := g.limit
+			if all[i].within > 0 {
+				limit = min(limit, all[i].within)
+			}
+			outcomes[i] = g.try(ctx, &all[i], programs[all[i].in], limit)
 			mu.Lock()
 			defer mu.Unlock()
 			g.report(&all[i], &outcomes[i])
@@ -141,7 +146,7 @@ func (g *gate) report(m *mutant, o *outcome) {
 	case o.killed:
 		word, how = "killed", o.how
 	}
-	fmt.Fprintf(g.out, "%-8s %-14s %-36s %6v  %s\n", word, m.promise, m.name, o.took.Round(100*time.Millisecond), how)
+	fmt.Fprintf(g.out, "%-8s %-14s %-36s %7v  %s\n", word, m.promise, m.name, o.took.Round(10*time.Millisecond), how)
 	if g.verbose || o.err != nil {
 		fmt.Fprintf(g.out, "\t%s\n", strings.ReplaceAll(strings.TrimSpace(o.said), "\n", "\n\t"))
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // A mutant is a known way to break the library, and the tests that must notice.
@@ -13,6 +14,8 @@ type mutant struct {
 	edits   []edit
 	run     string // the tests that must fail, as -test.run takes them
 	in      string // the directory of their package; "" is the root's
+
+	within time.Duration // how long they may take; 0 is what the command was told
 }
 
 // An edit replaces a piece of a function's body.

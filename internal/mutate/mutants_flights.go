@@ -79,7 +79,13 @@ var flightMutants = []mutant{
 		name:    "flight-does-not-look-again",
 		promise: "G5",
 		edits:   change("fetch.go", "if f.failed || f.shard.ended.Load() == f.ended {", "if true {"),
-		run:     "TestAFlightLooksAgain",
+		run:     "TestALookUpThatHasJustMissedLooksAgain",
+	},
+	{
+		name:    "look-up-counts-too-late",
+		promise: "G5",
+		edits:   change("lookup.go", "if kept == nil && c.instant {", "if false {"),
+		run:     "TestALookUpThatHasJustMissedLooksAgain",
 	},
 	{
 		name:    "no-lease",

@@ -6,7 +6,7 @@ var lifeMutants = []mutant{
 		name:    "lease-does-not-expire",
 		promise: "G15",
 		edits:   change("lease.go", ".Nx().PxMilliseconds(a.lease.Milliseconds()).Build()", ".Nx().Build()"),
-		run:     "TestAFillerThatIsKilledIsReplaced",
+		run:     "TestALeaseExpiresThoughNobodyEverProlongedIt",
 	},
 	{
 		name:    "lease-is-not-released",

@@ -12,7 +12,7 @@ var valueMutants = []mutant{
 		name:    "nil-is-a-miss",
 		promise: "G12",
 		edits:   change("cache.go", "case e == nil || now >= e.deadline:", "case e == nil || now >= e.deadline || any(e.value) == nil:"),
-		run:     "TestConformance/memory/G12_",
+		run:     "TestConformance/rueidis/G12_nil",
 	},
 	{
 		name:    "nil-panics",
@@ -163,7 +163,7 @@ var valueMutants = []mutant{
 	{
 		name:    "key-in-an-error",
 		promise: "G20",
-		edits:   change("cache.go", "ErrInvalidKey, len(key), MaxKeyBytes)", "ErrInvalidKey, len(key), len(key[:MaxKeyBytes])+0*len(key)) // \"\n\t\treturn fmt.Errorf(\"%w: %s\", ErrInvalidKey, key)"),
+		edits:   change("cache.go", `"%w: %d bytes long, allowed: up to %d", ErrInvalidKey, len(key), MaxKeyBytes`, `"%w: %s", ErrInvalidKey, key`),
 		run:     "TestConformance/memory/G18_a_key_of_over",
 	},
 	{
@@ -181,7 +181,7 @@ var valueMutants = []mutant{
 	{
 		name:    "replies-are-mixed-up",
 		promise: "G21",
-		edits:   change("aside.go", "a.endRead(keys[mine[i]], reads[mine[i]], reply)", "a.endRead(keys[mine[i]], reads[mine[len(mine)-1-i]], reply)"),
+		edits:   change("aside_read.go", "a.endRead(keys[mine[i]], reads[mine[i]], reply)", "a.endRead(keys[mine[i]], reads[mine[len(mine)-1-i]], reply)"),
 		run:     "TestConformance/rueidis-aside/batch_what_is_missing|TestConformance/rueidis-aside/batch_SetMany",
 	},
 }

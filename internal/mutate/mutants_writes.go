@@ -112,14 +112,14 @@ var writeMutants = []mutant{
 		promise: "G9",
 		edits: change("aside.go", "\ta.write(key)\n\tdefer a.forget(key)\n\treturn a.remote.set(",
 			"\treturn a.remote.set("),
-		run: "TestAProcessReadsItsOwnWrites",
+		run: "TestOwnWritesAreReadThoughRedisNeverTellsOfThem",
 	},
 	{
 		name:    "own-delete-leaves-the-near-copy",
 		promise: "G9",
 		edits: change("aside.go", "\ta.write(key)\n\tdefer a.forget(key)\n\treturn a.remote.delete(",
 			"\treturn a.remote.delete("),
-		run: "TestAProcessReadsItsOwnWrites",
+		run: "TestOwnWritesAreReadThoughRedisNeverTellsOfThem",
 	},
 	{
 		name:    "reads-of-before-a-write-are-joined",
