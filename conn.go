@@ -126,11 +126,18 @@ func (n *conn) probe(ctx context.Context, brisk bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := leavable{Client: *c}.Do(ctx, (*c).B().Ping().Build()).Error()
+	err := ping(ctx, *c)
+	if isLost(err) { // it may have gone by the connection that was lost; now there is another one, if there can be
+		err = ping(ctx, *c)
+	}
 	if re, ok := rueidis.IsRedisErr(err); ok && !notServing(re) {
 		return nil // any other reply is an answer, even "no permission"
 	}
 	return err
+}
+
+func ping(ctx context.Context, c rueidis.Client) error {
+	return leavable{Client: c}.Do(ctx, c.B().Ping().Build()).Error()
 }
 
 // closePatience is how long Close lets operations under way end by themselves.

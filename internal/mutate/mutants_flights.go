@@ -84,7 +84,7 @@ var flightMutants = []mutant{
 	{
 		name:    "look-up-counts-too-late",
 		promise: "G5",
-		edits:   change("lookup.go", "if kept == nil && c.instant {", "if false {"),
+		edits:   change("lookup.go", "c.find(ctx, key, c.store.peek(key))", "c.find(ctx, key, nil)"),
 		run:     "TestALookUpThatHasJustMissedLooksAgain",
 	},
 	{
