@@ -8,27 +8,26 @@ MODULES := $(patsubst %/,%,$(dir $(shell find . -name go.mod -not -path './bin/*
 # Tests run twice as long under the race detector, and some start servers and processes.
 TEST_TIMEOUT := 10m
 
+# What a target is given: how long it takes (fuzz, soak, coherence), and arguments (mutate, compare).
+FOR  ?=
+ARGS ?=
+
 LINT_VERSION := v2.12.2
 LINT         := $(CURDIR)/bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: help test race lint fmt cover demo bench ci redis examples
+.PHONY: help test race lint fmt cover bench compare mutate fuzz soak coherence demo examples ci redis-server chromium
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: redis ## run the tests of the library
+test: redis-server ## run the tests of the library
 	$(GO) test -shuffle=on -timeout $(TEST_TIMEOUT) ./...
 
-race: redis ## run the tests of every module, with the race detector
+race: redis-server chromium ## run the tests of every module, with the race detector
 	@set -e; for m in $(MODULES); do \
 		echo "== $$m: go test -race"; \
 		(cd $$m && $(GO) vet ./... && $(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) ./...); \
 	done
-
-cover: redis ## show the statements of the root package that no test reaches
-	$(GO) test -timeout $(TEST_TIMEOUT) -coverprofile=coverage.out .
-	$(GO) tool cover -func=coverage.out | tail -1
-	@echo "go tool cover -html=coverage.out shows which"
 
 lint: $(LINT) ## check every module with golangci-lint
 	@set -e; for m in $(MODULES); do echo "== $$m: golangci-lint"; (cd $$m && $(LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yml ./...); done
@@ -36,8 +35,30 @@ lint: $(LINT) ## check every module with golangci-lint
 fmt: $(LINT) ## format every module with gofumpt and gci
 	@set -e; for m in $(MODULES); do (cd $$m && $(LINT) fmt --config $(CURDIR)/.golangci.yml ./...); done
 
+cover: redis-server ## show the statements of the root package that no test reaches
+	$(GO) test -timeout $(TEST_TIMEOUT) -coverprofile=coverage.out .
+	$(GO) tool cover -func=coverage.out | tail -1
+	@echo "go tool cover -html=coverage.out shows which"
+
 bench: ## measure the library's own benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem .
+
+compare: redis-server ## measure beside other libraries and draw the pictures, 25 minutes (ARGS='-short': does it run?)
+	cd benchmarks && $(GO) run . $(or $(ARGS),-out ../docs/img -doc ../docs/benchmarks.md)
+
+mutate: redis-server ## break the library in every way on a list, and see the tests notice (ARGS=-list, -only PATTERN)
+	$(GO) run ./internal/mutate $(ARGS)
+
+fuzz: ## fuzz each target for a minute (FOR=10m for longer)
+	@set -e; for f in $$($(GO) test -list '^Fuzz' . | grep '^Fuzz'); do \
+		$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FOR),1m) .; \
+	done
+
+soak: redis-server ## run all backends under load and random faults for two minutes, to a verdict (FOR=1h for longer)
+	$(GO) test -race -count=1 -timeout 0 -v -run '^TestSoak$$' ./internal/soak -soak.for=$(or $(FOR),2m)
+
+coherence: redis-server ## try hard to see an outdated near copy, for 20 seconds (FOR=5m for longer)
+	$(GO) test -race -count=1 -timeout 0 -v -run '^(TestCoherence|TestAProcessReadsItsOwnWrites)$$' . -coherence.duration=$(or $(FOR),20s)
 
 demo: ## show 1,000 concurrent requests for one user reach the database once (CACHE=... for Redis)
 	cd examples && $(GO) run ./userservice -demo
@@ -46,10 +67,11 @@ examples: ## run the examples, as the README says
 	cd examples && $(GO) run ./quickstart && $(GO) run ./freshness
 	$(MAKE) --no-print-directory demo
 
-ci: lint race examples ## everything that must pass before a change goes in
+ci: lint race mutate examples ## everything that must pass before a change goes in
+	$(MAKE) --no-print-directory compare ARGS=-short
 
-redis:
-	@.ci/redis-server
+redis-server chromium:
+	@.ci/need $@
 
 # Installed under its version, so that a new version is a new file.
 $(LINT):

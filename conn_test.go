@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -330,4 +332,20 @@ func busy(c *Client[string]) int64 {
 		return s.conn.load.underWay.Load()
 	}
 	return 0
+}
+
+// lateTimer is a context whose timer has not noticed yet that the deadline has passed.
+type lateTimer struct{ context.Context }
+
+func (lateTimer) Deadline() (time.Time, bool) { return time.Now().Add(-time.Millisecond), true }
+
+func TestWhatEndsAtTheCallersDeadlineIsNoOutage(t *testing.T) {
+	o := op{caller: lateTimer{context.Background()}}
+	dial := &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
+	for _, err := range []error{context.DeadlineExceeded, dial} {
+		require.Equal(t, context.DeadlineExceeded, o.callerGone(err), err)
+	}
+	require.NoError(t, o.callerGone(io.EOF))
+	o.caller = context.Background()
+	require.NoError(t, o.callerGone(dial))
 }

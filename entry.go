@@ -7,8 +7,8 @@ import (
 // entry is what a store keeps under a key: a value, or the news that the source has none. It does not
 // change once a store has it. Times are on the cache's clock.
 //
-// It is packed, since a process may hold millions of them: with a value of one word, an entry and its
-// place in the table and the policy fill 64 bytes exactly.
+// It is packed, since a process may hold millions of them: with its key, a value of one word makes it a node
+// of 48 bytes in the table, and 12 more are what the policy knows of it.
 type entry[T any] struct {
 	value    T
 	deadline int64 // when a store may forget it: the end of its freshness plus the cache's stale window

@@ -132,7 +132,7 @@ func (c *Client[T]) prepare(f *flight[T], wait bool) readiness {
 		held, filled, err := c.store.acquire(f.context, f.key, f.found.entry, wait)
 		switch {
 		case f.context.Err() != nil && held.token == "":
-			f.end(Result[T]{}, f.context.Err()) // it has ended, and by a better reason
+			f.end(Result[T]{}, f.context.explain(f.context.Err())) // mostly it has ended already
 			return settled
 		case err == errLeased:
 			return leased

@@ -483,3 +483,41 @@ func TestAWaiterLooksAgain(t *testing.T) {
 	require.Equal(t, answer[string]{"good", nil}, <-second)
 	require.Less(t, time.Since(given), cfg.LeaseTTL*3/4)
 }
+
+func TestWhoWaitsForAnotherProcessesFetchGetsErrFetchTimeout(t *testing.T) {
+	redistest.Require(t)
+	server := redistest.Start(t)
+	cfg := asideConfig(t, server, BackendRueidisAside)
+	fetching := openAside[string](t, cfg)
+	cfg.FetchTimeout = 30 * time.Millisecond
+	waiting := openAside[string](t, cfg)
+
+	const keys = 50
+	var begun, callers sync.WaitGroup
+	release := make(chan struct{})
+	begun.Add(keys)
+	for i := range keys {
+		callers.Go(func() {
+			_, _ = fetching.GetWithFetch(t.Context(), strconv.Itoa(i), time.Minute, func(context.Context, string) (string, error) {
+				begun.Done()
+				<-release
+				return "v", nil
+			})
+		})
+	}
+	begun.Wait()
+	errs := make([]error, keys)
+	var waiters sync.WaitGroup
+	for i := range keys {
+		waiters.Go(func() {
+			_, errs[i] = waiting.GetWithFetch(t.Context(), strconv.Itoa(i), time.Minute, serve("never").fetch)
+		})
+	}
+	waiters.Wait()
+	close(release)
+	callers.Wait()
+	for _, err := range errs {
+		require.ErrorIs(t, err, ErrFetchTimeout)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+}

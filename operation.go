@@ -3,6 +3,7 @@ package cacheaside
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"time"
 
@@ -149,7 +150,8 @@ func (o *op) callerGone(err error) error {
 		return gone
 	}
 	deadline, ok := o.caller.Deadline()
-	if ok && errors.Is(err, context.DeadlineExceeded) && !time.Now().Before(deadline) {
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) // the latter by a dial
+	if ok && late && !time.Now().Before(deadline) {
 		return context.DeadlineExceeded // the timer of the caller's context is a little late
 	}
 	return nil

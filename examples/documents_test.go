@@ -13,9 +13,14 @@ import (
 	"testing"
 	"time"
 
+	_ "github.com/prometheus/client_golang/prometheus" // what the prelude imports belongs to this module
+	_ "github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/cacheaside/cacheaside"
+	_ "github.com/cacheaside/cacheaside/debug"
+	_ "github.com/cacheaside/cacheaside/otel"
+	_ "github.com/cacheaside/cacheaside/prometheus"
 )
 
 // documents returns the project's texts, by the paths of their files.
@@ -71,6 +76,8 @@ const prelude = `package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -81,8 +88,14 @@ import (
 	"time"
 
 	"github.com/cacheaside/cacheaside"
+	"github.com/cacheaside/cacheaside/debug"
+	cacheotel "github.com/cacheaside/cacheaside/otel"
+	cacheprom "github.com/cacheaside/cacheaside/prometheus"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/rueidis"
 )
+
+type Event = cacheaside.Event
 
 var (
 	_ = errors.New
@@ -113,6 +126,12 @@ var (
 	ids        []string
 	ttl        time.Duration
 	logger     *slog.Logger
+	pool       *x509.CertPool
+	_          *tls.Config
+	registry   *prometheus.Registry
+	internal   *http.ServeMux
+
+	sentinelPassword string
 )
 
 func main() {}
@@ -178,7 +197,7 @@ func TestTheReadmeHasARowForEverySetting(t *testing.T) {
 }
 
 // commands are those that documents may show in a sh block: each is run by CI, or by a test.
-var commands = regexp.MustCompile(`^(make (help|test|race|lint|fmt|bench|demo|cover|ci)|CACHE=\S+ make demo)$`)
+var commands = regexp.MustCompile(`^(make (help|test|race|lint|fmt|cover|bench|compare|demo|mutate|fuzz|soak|coherence|ci)( [A-Z]+=('[^']+'|\S+))*|CACHE=\S+ make demo)$`)
 
 func TestEveryCommandOfTheDocumentsIsOneThatIsRun(t *testing.T) {
 	for path, text := range documents(t) {

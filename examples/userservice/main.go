@@ -16,6 +16,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -23,7 +24,10 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cacheaside/cacheaside"
+	"github.com/cacheaside/cacheaside/debug"
 	"github.com/cacheaside/cacheaside/examples/userservice/users"
 )
 
@@ -44,6 +48,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("userservice", flag.ContinueOnError)
 	flags.SetOutput(out)
 	listen := flags.String("listen", "127.0.0.1:8080", "where to serve")
+	watch := flags.String("debug", "", "where to serve a page about the cache, to operators only; nowhere if empty")
 	database := flags.String("database", "users.db", "the file of the SQLite database")
 	asDemo := flags.Bool("demo", false, "show what the cache does, on a database of its own")
 	requests := flags.Int("requests", 1000, "with -demo: how many ask for one user at once")
@@ -62,29 +67,50 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case *as != "":
 		return peer(ctx, out, cfg, *database, *as, *requests)
 	default:
-		return serve(ctx, out, cfg, *database, *listen)
+		return serve(ctx, out, cfg, *database, *listen, *watch)
 	}
 }
 
 // serve serves until ctx ends, then finishes what it has begun.
-func serve(ctx context.Context, out io.Writer, cfg cacheaside.Config, database, listen string) (err error) {
+func serve(ctx context.Context, out io.Writer, cfg cacheaside.Config, database, listen, watch string) (err error) {
 	repository, err := users.OpenRepository(ctx, database)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, repository.Close()) }()
-	service, err := users.Open(ctx, cfg, repository)
+	page := debug.New(debug.Options{ShowKey: debug.PlainKeys}) // a key is an id, which operators may see
+	log := slog.New(slog.NewTextHandler(out, nil))
+	service, err := users.Open(ctx, cfg, repository, cacheaside.WithObserver(page), cacheaside.WithLogger(log))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, service.Close()) }() // before the repository that it uses
+	page.Add(service.Cache())
 
 	listener, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: handler(service), ReadHeaderTimeout: 5 * time.Second}
 	fmt.Fprintf(out, "serving http://%s/users/{id} with %s\n", listener.Addr(), cfg)
+	if watch == "" {
+		return serveUntil(ctx, listener, handler(service))
+	}
+	watching, err := net.Listen("tcp", watch)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	fmt.Fprintf(out, "serving http://%s/debug/cacheaside\n", watching.Addr())
+	mux := http.NewServeMux()
+	mux.Handle("/debug/cacheaside", page)
+	both, ctx := errgroup.WithContext(ctx)
+	both.Go(func() error { return serveUntil(ctx, listener, handler(service)) })
+	both.Go(func() error { return serveUntil(ctx, watching, mux) })
+	return both.Wait()
+}
+
+// serveUntil serves until ctx ends, and lets what has begun come to its end.
+func serveUntil(ctx context.Context, listener net.Listener, h http.Handler) error {
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }() // ends at Shutdown
 	select {

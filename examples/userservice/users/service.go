@@ -36,12 +36,13 @@ const ttl = 10 * time.Minute
 
 // Open opens the cache that cfg describes, in front of source. The caller closes the service, and the
 // source after it.
-func Open(ctx context.Context, cfg cacheaside.Config, source Source) (*Service, error) {
+func Open(ctx context.Context, cfg cacheaside.Config, source Source, options ...cacheaside.Option) (*Service, error) {
 	if cfg.Name == "" {
 		cfg.Name = "users"
 	}
 	// That there is no such user is an answer, and worth remembering (for Config.NegativeTTL).
-	cache, err := cacheaside.Open[User](ctx, cfg, cacheaside.WithNotFound(sql.ErrNoRows))
+	options = append(options, cacheaside.WithNotFound(sql.ErrNoRows))
+	cache, err := cacheaside.Open[User](ctx, cfg, options...)
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +93,9 @@ func (s *Service) SaveUser(ctx context.Context, u User) error {
 
 // Forget removes the user with this id from the cache, for one who has changed the database by hand.
 func (s *Service) Forget(ctx context.Context, id int64) error { return s.cache.Delete(ctx, key(id)) }
+
+// Cache returns the cache, for those who watch it.
+func (s *Service) Cache() *cacheaside.Client[User] { return s.cache }
 
 // Stats returns what the cache has counted.
 func (s *Service) Stats() cacheaside.Stats { return s.cache.Stats() }

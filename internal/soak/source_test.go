@@ -1,0 +1,112 @@
+package soak
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/cacheaside/cacheaside"
+)
+
+// record is what is cached: a version of a key.
+type record struct {
+	Key     string
+	Version int
+}
+
+var errSource = errors.New("the source is out of order")
+
+// source has the versions of each key, and knows from when to when each was the newest.
+type source struct {
+	rows map[string]*row
+	keys []string
+}
+
+type row struct {
+	writing sync.Mutex // held while a version is written to the source and the cache, so that they come in order
+
+	mu       sync.Mutex
+	replaced []time.Time // by version: when the next one came; the newest is missing
+}
+
+func newSource(keys int) *source {
+	s := &source{rows: make(map[string]*row)}
+	for i := range keys {
+		key := "key:" + strconv.Itoa(i)
+		s.keys, s.rows[key] = append(s.keys, key), new(row)
+	}
+	return s
+}
+
+func (r *row) newest() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.replaced)
+}
+
+// raise makes a new version the newest, and returns it.
+func (r *row) raise() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.replaced = append(r.replaced, time.Now())
+	return len(r.replaced)
+}
+
+// age is for how long a version had been replaced at a time; zero if it had not been.
+func (r *row) age(version int, at time.Time) (time.Duration, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case version < 0 || version > len(r.replaced):
+		return 0, fmt.Errorf("version %d was never written", version)
+	case version == len(r.replaced):
+		return 0, nil
+	}
+	return max(0, at.Sub(r.replaced[version])), nil
+}
+
+// isGone reports whether a version says that there is nothing.
+func isGone(version int) bool { return version%13 == 12 }
+
+// fetch reads a row, and is slow, fails, panics, ends its goroutine or hangs now and then.
+func (s *source) fetch(ctx context.Context, key string) (record, error) {
+	version := s.rows[key].newest() // as a database's snapshot would
+	switch n := rand.IntN(1000); {
+	case n < 30:
+		return record{}, errSource
+	case n < 33:
+		panic("the source panics")
+	case n < 36:
+		runtime.Goexit()
+	case n < 39:
+		<-ctx.Done()
+		return record{}, ctx.Err()
+	case n < 42:
+		<-time.After(2 * fetchTimeout) // without a look at ctx
+	case n < 300:
+		<-time.After(rand.N(20 * time.Millisecond))
+	}
+	if isGone(version) {
+		return record{}, fmt.Errorf("%w: %s", cacheaside.ErrNotFound, key)
+	}
+	return record{key, version}, nil
+}
+
+func (s *source) fetchMany(ctx context.Context, keys []string) (map[string]record, error) {
+	found := make(map[string]record, len(keys))
+	for _, key := range keys {
+		r, err := s.fetch(ctx, key)
+		switch {
+		case err == nil:
+			found[key] = r
+		case !errors.Is(err, cacheaside.ErrNotFound):
+			return nil, err
+		}
+	}
+	return found, nil
+}
