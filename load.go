@@ -32,7 +32,7 @@ const (
 	maxLeft = 384
 
 	// gathering is how many operations under way make it worth while to let more of them gather.
-	gathering = 4
+	gathering = 24
 
 	// What was given up leaves the queue when it is answered, or when the connection is found dead.
 	maxGivenUp  = 64

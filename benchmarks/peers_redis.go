@@ -75,6 +75,8 @@ func bytesRemotes() []remote[[]byte] {
 		{label{"rueidis (our options)", "the client itself, set up as ours", limit}, rawRueidis(func(o *rueidis.ClientOption) {
 			o.AlwaysPipelining = true
 			o.PipelineMultiplex = -1
+		})},
+		{label{"rueidis (flush delay)", "the client itself, told to wait 20 µs for company; a lonely caller waits a millisecond", limit}, rawRueidis(func(o *rueidis.ClientOption) {
 			o.MaxFlushDelay = 20 * time.Microsecond
 		})},
 		{label{"go-redis", "a connection a caller, from a pool", peer}, goRedis(false)},
