@@ -73,9 +73,9 @@ func (b *balance) move(step float64, places, entries int) {
 // advance is what a candidate's frequency is raised by against the victim's.
 func (b *balance) advance() float64 { return max(0, b.window-0.2) * 4 }
 
-// memory is the number of hits after which the sketch halves all frequencies. It is ten times the entries
-// as TinyLFU has it, but less where recency counts; and in small caches more, so that a loop many times as
-// long as the cache goes by in it at least once or twice.
+// memory is the number of hits after which the sketch halves all frequencies. It is some more than the ten
+// times the entries that TinyLFU has, so that a loop ten times as long as the cache goes by in it; but less
+// where recency counts, and in small caches more.
 func (b *balance) memory(entries int) int {
-	return int(float64(max(10*entries, 3000)) * (1 - 0.8*b.window))
+	return int(float64(max(16*entries, 3000)) * (1 - 0.8*b.window))
 }

@@ -173,14 +173,16 @@ func (p *policy[V]) pick(q *queue, newest *node[V]) place[V] {
 
 // admits reports whether a candidate from the window is worth more than a victim of the main space. A tie
 // goes to the victim: in a loop that is longer than the cache, all else would leave nothing to hit. But
-// where a large window has proved that recency counts for more, the candidate is given an advance.
+// where a large window has proved that recency counts for more, the candidate is given an advance. Without
+// one, a key that was asked for once is never worth more than any victim: what it has is the request that
+// brought it, and the victim may have been halved to nothing since its last.
 func (p *policy[V]) admits(candidate, victim *node[V]) bool {
 	advance := p.balance.advance()
 	whole := uint32(advance)
 	if p.chance(advance - float64(whole)) {
 		whole++
 	}
-	return p.sketch.estimate(p.hash(candidate))+whole > p.sketch.estimate(p.hash(victim))+victim.pending()
+	return p.sketch.estimate(p.hash(candidate))+whole > max(1, p.sketch.estimate(p.hash(victim))+victim.pending())
 }
 
 func (p *policy[V]) toMain(n *node[V]) {

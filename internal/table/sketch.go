@@ -50,7 +50,9 @@ func (s *sketch) estimate(hash uint32) uint32 {
 	return uint32(least)
 }
 
-// add counts hits of a key, and halves all counters when memory hits have been counted.
+// add counts hits of a key, and halves all counters when memory hits have been counted, give or take an
+// eighth. Were it always the same number, halving could fall into step with a loop, so that the entries and
+// what is to replace them were always halved at the same point of it, to the advantage of the newcomers.
 func (s *sketch) add(hash, hits uint32, memory int) {
 	x := mix(hash)
 	line := s.line(x)
@@ -66,6 +68,7 @@ func (s *sketch) add(hash, hits uint32, memory int) {
 	}
 	if s.added += int(hits); s.added >= memory {
 		s.halve()
+		s.added += int(x>>40)%max(1, memory/4) - memory/8
 	}
 }
 
