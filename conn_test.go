@@ -349,3 +349,19 @@ func TestWhatEndsAtTheCallersDeadlineIsNoOutage(t *testing.T) {
 	o.caller = context.Background()
 	require.NoError(t, o.callerGone(dial))
 }
+
+func TestWhatARefusedCommandQuotesIsNotShown(t *testing.T) {
+	redistest.Require(t)
+	server := redistest.Start(t)
+	c := openOn(t, server, server.Addr(), BackendRueidis, time.Second)
+	err := c.store.(*remote[string]).conn.attempt(t.Context(), false, func(o *op) error {
+		return o.Do(o.ctx, o.B().Arbitrary("NOSUCHCOMMAND").Keys("user:42").Build()).Error()
+	})
+	require.ErrorIs(t, err, ErrUnavailable)
+	require.ErrorContains(t, err, "unknown command 'NOSUCHCOMMAND'")
+	require.NotContains(t, err.Error(), "user:42")
+	var reply *rueidis.RedisError
+	require.ErrorAs(t, err, &reply)
+	require.Contains(t, reply.Error(), "user:42")
+	require.Equal(t, "cacheaside: backend unavailable: Redis replied an error", describeError(err))
+}

@@ -180,6 +180,8 @@ func describeOne(err error) (text string, leaf bool) {
 		return e.Error(), true
 	case *hiddenError:
 		return e.Error(), true
+	case *shortened:
+		return "", false
 	case syscall.Errno:
 		return e.Error(), true
 	}

@@ -75,7 +75,7 @@ func (n *conn) end(o *op, err error) error {
 		if notServing(re) {
 			n.breaker.trip(err)
 		}
-		return unavailable(err)
+		return unavailable(withoutArguments(re))
 	}
 	silent := n.count(o, false)
 	if gone := o.callerGone(err); gone != nil {
@@ -132,6 +132,25 @@ func isLost(err error) bool {
 	}
 	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
+
+// withoutArguments hides what a reply quotes of the command that it refuses, since that has the key in it.
+func withoutArguments(re *rueidis.RedisError) error {
+	text, _, quotes := strings.Cut(re.Error(), ", with args beginning with")
+	if !quotes {
+		return re
+	}
+	return &shortened{text, re}
+}
+
+// shortened is an error with less of a text; errors.As still finds all of it.
+type shortened struct {
+	text  string
+	cause error
+}
+
+func (e *shortened) Error() string { return e.text }
+
+func (e *shortened) Unwrap() error { return e.cause }
 
 // notServing reports whether a reply means that Redis is not ready to serve anything.
 func notServing(re *rueidis.RedisError) bool {

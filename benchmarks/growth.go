@@ -19,7 +19,7 @@ func runGrowth(s settings) (report, error) {
 		Columns: []string{"entries", "hit, ns", "plain map, ns", "hit over plain map", "bytes an entry", "gone after, s", "reader's p99.99, ms", "reader's worst, ms"},
 	}
 	var over, bytes, stalls []float64
-	ratios, weights := panel{Title: "a hit, times a plain map's"}, panel{Title: "memory beyond key and value", Unit: "bytes an entry"}
+	ratios, weights := panel{Title: "a hit, times a plain map's"}, panel{Title: "memory beyond key and value, of each entry", Unit: "bytes"}
 	for _, entries := range pick(s, []int{10_000, 100_000, 1_000_000, 10_000_000}, []int{1_000, 10_000}) {
 		keys := keyNames(entries)
 		hit, plain, ratio := growthHits(s, keys)
