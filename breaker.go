@@ -70,9 +70,7 @@ func (b *breaker) suspect() {
 		return
 	}
 	b.asking = true
-	b.probing.Add(1)
-	go func() { // stop ends it
-		defer b.probing.Done()
+	b.probing.Go(func() { // stop ends it
 		err := b.probe(b.ctx, true)
 		b.mu.Lock()
 		b.asking = false
@@ -80,7 +78,7 @@ func (b *breaker) suspect() {
 		if err != nil {
 			b.trip(err)
 		}
-	}()
+	})
 }
 
 // heal probes until the backend answers.

@@ -37,7 +37,8 @@ func TestChild(t *testing.T) {
 	p := &parent{t: t, lines: make(chan string)}
 	go p.read()
 	childRoles[role](t, p)
-	for range p.lines { // until the parent ends the process
+	for line := range p.lines { // until the parent ends the process
+		t.Errorf("the parent says %q, and nobody listens any more", line)
 	}
 }
 

@@ -211,7 +211,7 @@ func FuzzKeysDoNotMeet(f *testing.F) {
 			}
 			caches[i] = &aside[int]{remote: remote[int]{name: cfg.Prefix + ":" + cfg.Name + ":"}}
 			hubs[i] = newNearHub(cfg.Prefix, cfg.LocalTTL)
-			hubs[i].add(cfg.Name, caches[i])
+			require.NoError(t, hubs[i].add(cfg.Name, caches[i]))
 		}
 		a, b := caches[0], caches[1]
 		same := a.name == b.name && key1 == key2

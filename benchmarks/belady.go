@@ -3,6 +3,7 @@ package main
 import (
 	"container/heap"
 	"math"
+	"slices"
 )
 
 // belady returns the hits that a cache of that many entries could have at most, if it knew the future: it
@@ -39,8 +40,8 @@ func nextUses(t trace) []uint32 {
 	for i := range last {
 		last[i] = math.MaxUint32
 	}
-	for i := len(t.requests) - 1; i >= 0; i-- {
-		k := t.requests[i]
+	for i, v := range slices.Backward(t.requests) {
+		k := v
 		next[i] = last[k]
 		last[k] = uint32(i)
 	}

@@ -14,9 +14,12 @@ func runGrowth(s settings) (report, error) {
 	var r report
 	t := table{
 		Title: "Growth",
-		Note: "Hits are uniform over all keys, one goroutine, so that beyond some thousand entries each is a handful of cache misses; the plain map's cost grows by the same. " +
+		Note: "Hits are uniform over all keys, one goroutine, so that beyond some thousand entries each is a handful of cache misses; " +
+			"the plain map's cost grows by the same. " +
 			"Bytes are those beyond key and value. In the last columns all entries expire at one moment, while a reader reads 1,000 others.",
-		Columns: []string{"entries", "hit, ns", "plain map, ns", "hit over plain map", "bytes an entry", "gone after, s", "reader's p99.99, ms", "reader's worst, ms"},
+		Columns: []string{
+			"entries", "hit, ns", "plain map, ns", "hit over plain map", "bytes an entry", "gone after, s", "reader's p99.99, ms", "reader's worst, ms",
+		},
 	}
 	var over, bytes, stalls []float64
 	ratios, weights := panel{Title: "a hit, times a plain map's"}, panel{Title: "memory beyond key and value, of each entry", Unit: "bytes"}

@@ -159,7 +159,7 @@ func choose(only string) ([]section, error) {
 
 func setProcs(list string) error {
 	procs = nil
-	for _, p := range strings.Split(list, ",") {
+	for p := range strings.SplitSeq(list, ",") {
 		n, err := strconv.Atoi(p)
 		if err != nil || n < 1 {
 			return fmt.Errorf("%q is no number of processors", p)

@@ -81,16 +81,16 @@ func (s *subject) calibrate(slice time.Duration) {
 	}
 }
 
-func (a *series) add(s *subject) {
-	s.run(max(1, s.operations/4))
+func (s *series) add(from *subject) {
+	from.run(max(1, from.operations/4))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	took := s.run(s.operations)
+	took := from.run(from.operations)
 	runtime.ReadMemStats(&after)
-	n := float64(s.operations)
-	a.ns = append(a.ns, float64(took.Nanoseconds())/n)
-	a.allocs = min(a.allocs, float64(after.Mallocs-before.Mallocs)/n)
-	a.bytes = min(a.bytes, float64(after.TotalAlloc-before.TotalAlloc)/n)
+	n := float64(from.operations)
+	s.ns = append(s.ns, float64(took.Nanoseconds())/n)
+	s.allocs = min(s.allocs, float64(after.Mallocs-before.Mallocs)/n)
+	s.bytes = min(s.bytes, float64(after.TotalAlloc-before.TotalAlloc)/n)
 }
 
 // parallel runs work on so many goroutines, which share the operations, and returns how long it took from
@@ -106,13 +106,11 @@ func parallel(goroutines, operations int, work func(goroutine, operations int)) 
 	start := make(chan struct{})
 	for g := range goroutines {
 		ready.Add(1)
-		done.Add(1)
-		go func() {
-			defer done.Done()
+		done.Go(func() {
 			ready.Done()
 			<-start
 			work(g, each)
-		}()
+		})
 	}
 	ready.Wait()
 	begun := stopwatch()

@@ -148,15 +148,13 @@ func crowd[V any](callers int, key string, load func(string) (V, error)) time.Du
 	start := make(chan struct{})
 	for range callers {
 		ready.Add(1)
-		done.Add(1)
-		go func() {
-			defer done.Done()
+		done.Go(func() {
 			ready.Done()
 			<-start
 			if _, err := load(key); err != nil {
 				panic(err)
 			}
-		}()
+		})
 	}
 	ready.Wait()
 	begun := time.Now()

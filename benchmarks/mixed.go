@@ -13,9 +13,7 @@ func runLoads(s settings) (report, error) {
 	keys := keyNames(universe)
 	sequence := newSequence(keys, zipf(rand.New(rand.NewSource(1)), len(keys)))
 	var all []contender[user]
-	for _, c := range append(libraries[user](), plainMap[user]()) {
-		all = append(all, c)
-	}
+	all = append(all, append(libraries[user](), plainMap[user]())...)
 	all = append(all[:1], append([]contender[user]{ourLoader()}, all[1:]...)...)
 	for _, n := range s.byLife(procs) {
 		atProcs(n, func() {

@@ -6,11 +6,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cacheaside/cacheaside"
 	rediscache "github.com/go-redis/cache/v9"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/rueidis"
 	"github.com/redis/rueidis/rueidisaside"
+
+	"github.com/cacheaside/cacheaside"
 )
 
 // profile is the value of the measures with Redis: what a service keeps of a user.
@@ -41,7 +42,7 @@ func newProfile(i, size int) profile {
 // which it stores with their values.
 type remote[V any] struct {
 	label
-	connect func(addr string, keys []string, value func(int) V) (get func(key string) error, close func())
+	connect func(addr string, keys []string, value func(int) V) (get func(key string) error, stop func())
 }
 
 func ourRemote[V any](backend string, opts ...cacheaside.Option) func(string, []string, func(int) V) (func(string) error, func()) {
@@ -119,17 +120,19 @@ func structRemotes() []remote[profile] {
 	return []remote[profile]{
 		{label{"cacheaside (JSON)", "", ours}, ourRemote[profile](cacheaside.BackendRueidis)},
 		{label{"go-redis/cache", "MessagePack, compressed when large; no deadline a call", peer}, goRedisCache},
-		{label{"rueidis + encoding/json", "the client itself, by default", limit}, func(addr string, keys []string, value func(int) profile) (func(string) error, func()) {
-			c := must(rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, ForceSingleClient: true, DisableCache: true}))
-			for i, k := range keys {
-				check(c.Do(background, c.B().Set().Key(k).Value(string(must(json.Marshal(value(i))))).Build()).Error())
-			}
-			return func(key string) error {
-				var p profile
-				return c.Do(background, c.B().Get().Key(key).Build()).DecodeJSON(&p)
-			}, c.Close
-		}},
+		{label{"rueidis + encoding/json", "the client itself, by default", limit}, rawRueidisJSON},
 	}
+}
+
+func rawRueidisJSON(addr string, keys []string, value func(int) profile) (func(string) error, func()) {
+	c := must(rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, ForceSingleClient: true, DisableCache: true}))
+	for i, k := range keys {
+		check(c.Do(background, c.B().Set().Key(k).Value(string(must(json.Marshal(value(i))))).Build()).Error())
+	}
+	return func(key string) error {
+		var p profile
+		return c.Do(background, c.B().Get().Key(key).Build()).DecodeJSON(&p)
+	}, c.Close
 }
 
 func goRedisCache(addr string, keys []string, value func(int) profile) (func(string) error, func()) {

@@ -135,9 +135,7 @@ func playAll(traces []trace, all []contender[uint32]) []play {
 	work := make(chan *play)
 	var done sync.WaitGroup
 	for range runtime.NumCPU() {
-		done.Add(1)
-		go func() {
-			defer done.Done()
+		done.Go(func() {
 			for p := range work {
 				hits := 0
 				if p.contender == len(all) {
@@ -147,7 +145,7 @@ func playAll(traces []trace, all []contender[uint32]) []play {
 				}
 				p.ratio = float64(hits) / float64(len(p.trace.requests))
 			}
-		}()
+		})
 	}
 	for i := range plays {
 		work <- &plays[i]

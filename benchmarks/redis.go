@@ -23,7 +23,7 @@ func runRedis(s settings) (report, error) {
 	s.slice = pick(s, 60*time.Millisecond, 5*time.Millisecond)
 	s.rounds = max(1, s.rounds/2)
 	err := withServer(func(server *redistest.Server) error {
-		if err := throughput(s, &bytes, server.Addr(), bytesRemotes(), func(i int) []byte { return []byte(fmt.Sprintf("%0200d", i)) }); err != nil {
+		if err := throughput(s, &bytes, server.Addr(), bytesRemotes(), func(i int) []byte { return fmt.Appendf(nil, "%0200d", i) }); err != nil {
 			return err
 		}
 		return throughput(s, &structs, server.Addr(), structRemotes(), func(i int) profile { return newProfile(i, 200) })
@@ -136,7 +136,8 @@ func runNear(s settings) (report, error) {
 			picture.Panels = append(picture.Panels, t.panel(c[len("1 × "):]+" struct", c, "ns"))
 		}
 		memory, other := t.over("cacheaside (memory)", c), t.over("rueidisaside + json.Unmarshal", c)
-		r.aim(1/memory <= 1.3 && other >= 50, "rueidis-aside near hit, "+c, "≤ 1.3 × memory hit, ≥ 50 × rueidisaside", "%.2f × memory hit, %.0f × rueidisaside", 1/memory, other)
+		r.aim(1/memory <= 1.3 && other >= 50, "rueidis-aside near hit, "+c, "≤ 1.3 × memory hit, ≥ 50 × rueidisaside",
+			"%.2f × memory hit, %.0f × rueidisaside", 1/memory, other)
 	}
 	r.Charts = append(r.Charts, picture)
 	r.aim(t.allocates() < 0.01, "rueidis-aside near hit, allocations", "0", "%s", whole(t.allocates()))

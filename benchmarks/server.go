@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/cacheaside/cacheaside/internal/redistest"
@@ -15,7 +16,7 @@ func withServer(f func(*redistest.Server) error) (err error) {
 	defer func() {
 		switch failed := recover().(type) {
 		case nil:
-		case testFailure:
+		case testError:
 			err = failed
 		default:
 			panic(failed)
@@ -31,17 +32,17 @@ type testbed struct {
 	cleanups []func()
 }
 
-// testFailure is what the kit's Fatal panics with.
-type testFailure struct{ text string }
+// testError is what the kit's Fatal panics with.
+type testError struct{ text string }
 
-func (f testFailure) Error() string { return f.text }
+func (f testError) Error() string { return f.text }
 
 func (t *testbed) Helper()           {}
-func (t *testbed) Fatal(args ...any) { panic(testFailure{fmt.Sprint(args...)}) }
+func (t *testbed) Fatal(args ...any) { panic(testError{fmt.Sprint(args...)}) }
 func (t *testbed) Fatalf(format string, args ...any) {
-	panic(testFailure{fmt.Sprintf(format, args...)})
+	panic(testError{fmt.Sprintf(format, args...)})
 }
-func (t *testbed) Skip(args ...any) { panic(testFailure{fmt.Sprint(args...)}) }
+func (t *testbed) Skip(args ...any) { panic(testError{fmt.Sprint(args...)}) }
 func (t *testbed) Cleanup(f func()) { t.cleanups = append(t.cleanups, f) }
 
 func (t *testbed) TempDir() string {
@@ -54,7 +55,7 @@ func (t *testbed) TempDir() string {
 }
 
 func (t *testbed) end() {
-	for i := len(t.cleanups) - 1; i >= 0; i-- {
-		t.cleanups[i]()
+	for _, v := range slices.Backward(t.cleanups) {
+		v()
 	}
 }

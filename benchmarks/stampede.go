@@ -15,10 +15,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cacheaside/cacheaside"
-	"github.com/cacheaside/cacheaside/internal/redistest"
 	"github.com/redis/rueidis"
 	"github.com/redis/rueidis/rueidisaside"
+
+	"github.com/cacheaside/cacheaside"
+	"github.com/cacheaside/cacheaside/internal/redistest"
 )
 
 // The stampede: so many processes with so many callers each, who all want one cold key at one moment.
@@ -37,43 +38,23 @@ const workerVariable = "CACHEASIDE_BENCHMARKS_WORKER"
 func runStampede(s settings) (report, error) {
 	var r report
 	var mine, other fleetFigures
-	err := withServer(func(server *redistest.Server) error {
-		us, err := startFleet("cacheaside", server)
-		if err != nil {
-			return err
-		}
-		defer us.stop()
-		them, err := startFleet("rueidisaside", server)
-		if err != nil {
-			return err
-		}
-		defer them.stop()
-		for round := range pick(s, 20, 2) {
-			for _, f := range []*fleet{us, them} {
-				if err := f.round(round, false); err != nil {
-					return err
-				}
-			}
-		}
-		for round := range pick(s, 3, 1) {
-			for _, f := range []*fleet{us, them} {
-				if err := f.round(1000+round, true); err != nil {
-					return err
-				}
-			}
-		}
-		mine, other = us.figures, them.figures
-		return nil
+	err := withServer(func(server *redistest.Server) (err error) {
+		mine, other, err = stampede(s, server)
+		return err
 	})
 	if err != nil {
 		return r, err
 	}
 	t := table{
 		Title: "Stampede",
-		Note: fmt.Sprintf("%d processes with %d callers each ask for one cold key at one moment; the fetch takes %v. Wake-up is from the end of the fetch until a caller has the value. "+
+		Note: fmt.Sprintf("%d processes with %d callers each ask for one cold key at one moment; the fetch takes %v. "+
+			"Wake-up is from the end of the fetch until a caller has the value. "+
 			"Commands are those that Redis has run in a round, without the kit's own. In a failing round every fetch fails, after %v.",
 			stampedeProcesses, stampedeCallers, stampedeFetch, failingFetch),
-		Columns: []string{"", "fetches a round", "wake-up, median, ms", "wake-up, p99, ms", "commands a round", "failing: fetches", "failing: until all have the error, ms"},
+		Columns: []string{
+			"", "fetches a round", "wake-up, median, ms", "wake-up, p99, ms", "commands a round", "failing: fetches",
+			"failing: until all have the error, ms",
+		},
 	}
 	for _, f := range []struct {
 		name string
@@ -99,6 +80,35 @@ func runStampede(s settings) (report, error) {
 	r.aim(quantile(mine.failedFetches, 1) <= stampedeProcesses, "stampede 8 × 50, failing source", "≤ 8 fetches", "%.0f fetches and %.0f ms, rueidisaside %.0f and %.0f ms",
 		quantile(mine.failedFetches, 1), median(mine.failedTook), mean(other.failedFetches), median(other.failedTook))
 	return r, nil
+}
+
+// stampede lets our fleet and the other's have their rounds, in turns.
+func stampede(s settings, server *redistest.Server) (mine, other fleetFigures, err error) {
+	us, err := startFleet("cacheaside", server)
+	if err != nil {
+		return mine, other, err
+	}
+	defer us.stop()
+	them, err := startFleet("rueidisaside", server)
+	if err != nil {
+		return mine, other, err
+	}
+	defer them.stop()
+	for round := range pick(s, 20, 2) {
+		for _, f := range []*fleet{us, them} {
+			if err := f.round(round, false); err != nil {
+				return mine, other, err
+			}
+		}
+	}
+	for round := range pick(s, 3, 1) {
+		for _, f := range []*fleet{us, them} {
+			if err := f.round(1000+round, true); err != nil {
+				return mine, other, err
+			}
+		}
+	}
+	return us.figures, them.figures, nil
 }
 
 func versus(title, unit string, mine, other float64) panel {
@@ -147,7 +157,7 @@ func startFleet(name string, server *redistest.Server) (*fleet, error) {
 		return nil, err
 	}
 	for range stampedeProcesses {
-		m := &member{process: exec.Command(program)}
+		m := &member{process: exec.CommandContext(background, program)}
 		m.process.Env = append(os.Environ(), workerVariable+"="+name+" "+server.Addr())
 		m.process.Stderr = os.Stderr
 		if m.orders, err = m.process.StdinPipe(); err != nil {
@@ -291,9 +301,7 @@ func obey(o order, get getOrFetch) (a answer) {
 	start := time.Unix(0, o.Start)
 	time.Sleep(time.Until(start))
 	for range stampedeCallers {
-		callers.Add(1)
-		go func() {
-			defer callers.Done()
+		callers.Go(func() {
 			value, err := get(o.Key, fetch)
 			now := time.Now().UnixNano()
 			fetched, parseErr := strconv.ParseInt(value, 10, 64)
@@ -308,7 +316,7 @@ func obey(o order, get getOrFetch) (a answer) {
 			default:
 				a.Wakeups = append(a.Wakeups, float64(now-fetched)/1e6)
 			}
-		}()
+		})
 	}
 	callers.Wait()
 	a.Took = time.Since(start).Seconds() * 1e3

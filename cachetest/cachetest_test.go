@@ -2,7 +2,6 @@ package cachetest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -183,7 +182,7 @@ func TestRunFindsBrokenWrappers(t *testing.T) {
 			test.Env = append(os.Environ(), brokenEnv+"="+name)
 			output, err := test.CombinedOutput()
 			var exit *exec.ExitError
-			require.True(t, errors.As(err, &exit), "it passes:\n%s", output)
+			require.ErrorAs(t, err, &exit, "it passes:\n%s", output)
 			require.Contains(t, string(output), "=== RUN   TestABrokenWrapper/"+name)
 		})
 	}

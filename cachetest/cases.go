@@ -17,11 +17,11 @@ func checkSetGetDelete(s *subject) {
 	require.NoError(s, s.cache.Set(s.Context(), key, "two", time.Minute))
 	s.get(key, "two")
 	require.NoError(s, s.cache.Delete(s.Context(), key))
-	s.misses(key)
+	s.misses()
 	require.NoError(s, s.cache.Delete(s.Context(), key), "deleting what is not there is no error")
 }
 
-func checkMiss(s *subject) { s.misses(key) }
+func checkMiss(s *subject) { s.misses() }
 
 func checkFetchedIsKept(s *subject) {
 	v, err := s.cache.GetWithFetch(s.Context(), key, time.Minute, fetches("fetched"))
@@ -42,11 +42,11 @@ func checkZeroValue(s *subject) {
 
 func checkOneFetch(s *subject) {
 	g := newGate("value")
-	first := s.ask(s.Context(), key, g.fetch)
+	first := s.ask(s.Context(), g.fetch)
 	must(s, g.begun, "the fetch begins")
 	var others []<-chan answer
 	for range 20 {
-		others = append(others, s.ask(s.Context(), key, g.fetch))
+		others = append(others, s.ask(s.Context(), g.fetch))
 	}
 	select {
 	case <-g.begun:
@@ -63,9 +63,9 @@ func checkOneFetch(s *subject) {
 func checkCancelledLeader(s *subject) {
 	g := newGate("value")
 	ctx, cancel := context.WithCancel(s.Context())
-	leader := s.ask(ctx, key, g.fetch)
+	leader := s.ask(ctx, g.fetch)
 	must(s, g.begun, "the fetch begins")
-	other := s.ask(s.Context(), key, g.fetch)
+	other := s.ask(s.Context(), g.fetch)
 	<-time.After(grace) // for it to join
 	cancel()
 	require.ErrorIs(s, must(s, leader, "the leader leaves").err, context.Canceled)
@@ -77,7 +77,7 @@ func checkOwnDeadline(s *subject) {
 	g := newGate("value")
 	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Millisecond)
 	defer cancel()
-	require.ErrorIs(s, must(s, s.ask(ctx, key, g.fetch), "the caller leaves").err, context.DeadlineExceeded)
+	require.ErrorIs(s, must(s, s.ask(ctx, g.fetch), "the caller leaves").err, context.DeadlineExceeded)
 	close(g.open)
 	require.Eventually(s, func() bool {
 		v, err := s.cache.Get(s.Context(), key)
@@ -92,7 +92,7 @@ func checkDetachedContext(s *subject) {
 	cancelled := make(chan struct{})
 	begun := make(chan struct{})
 	seen := make(chan error, 1)
-	_ = s.ask(ctx, key, func(ctx context.Context, _ string) (string, error) {
+	_ = s.ask(ctx, func(ctx context.Context, _ string) (string, error) {
 		close(begun)
 		<-cancelled
 		if ctx.Value(contextKey{}) != "a value" {
@@ -117,7 +117,7 @@ func checkPanic(s *subject) {
 }
 
 func checkGoexit(s *subject) {
-	a := s.ask(s.Context(), key, func(context.Context, string) (string, error) {
+	a := s.ask(s.Context(), func(context.Context, string) (string, error) {
 		runtime.Goexit()
 		return "", nil
 	})
@@ -128,26 +128,26 @@ func checkGoexit(s *subject) {
 func checkErrors(s *subject) {
 	_, err := s.cache.GetWithFetch(s.Context(), key, time.Minute, func(context.Context, string) (string, error) { return "", errSource })
 	require.ErrorIs(s, err, errSource)
-	s.misses(key)
+	s.misses()
 	checkFetchedIsKept(s)
 }
 
 func checkDeleteDuringFetch(s *subject) {
 	g := newGate("old")
-	waiting := s.ask(s.Context(), key, g.fetch)
+	waiting := s.ask(s.Context(), g.fetch)
 	must(s, g.begun, "the fetch begins")
 	require.NoError(s, s.cache.Delete(s.Context(), key))
 	close(g.open)
 	require.Equal(s, answer{"old", nil}, must(s, waiting, "who asked before the Delete gets what was fetched"))
-	s.misses(key)
+	s.misses()
 }
 
 func checkNoJoinAfterDelete(s *subject) {
 	g := newGate("old")
-	waiting := s.ask(s.Context(), key, g.fetch)
+	waiting := s.ask(s.Context(), g.fetch)
 	must(s, g.begun, "the fetch begins")
 	require.NoError(s, s.cache.Delete(s.Context(), key))
-	require.Equal(s, answer{"new", nil}, must(s, s.ask(s.Context(), key, fetches("new")), "an answer"))
+	require.Equal(s, answer{"new", nil}, must(s, s.ask(s.Context(), fetches("new")), "an answer"))
 	close(g.open)
 	must(s, waiting, "an answer")
 	s.get(key, "new")
@@ -155,7 +155,7 @@ func checkNoJoinAfterDelete(s *subject) {
 
 func checkSetBeatsFetch(s *subject) {
 	g := newGate("fetched")
-	waiting := s.ask(s.Context(), key, g.fetch)
+	waiting := s.ask(s.Context(), g.fetch)
 	must(s, g.begun, "the fetch begins")
 	require.NoError(s, s.cache.Set(s.Context(), key, "set", time.Minute))
 	close(g.open)
@@ -169,7 +169,7 @@ func checkTTL(s *subject) {
 		_, err := s.cache.Get(s.Context(), key)
 		return err != nil
 	}, 10*time.Second, time.Millisecond)
-	s.misses(key)
+	s.misses()
 	require.NoError(s, s.cache.Set(s.Context(), key, "for ever", cacheaside.NoExpiry))
 	s.get(key, "for ever")
 }
@@ -180,12 +180,12 @@ func checkTTLZero(s *subject) {
 		v, err := s.cache.GetWithFetch(s.Context(), key, ttl, fetches("value"))
 		require.NoError(s, err)
 		require.Equal(s, "value", v)
-		s.misses(key)
+		s.misses()
 	}
 }
 
 func checkReentrant(s *subject) {
-	a := s.ask(s.Context(), key, func(ctx context.Context, k string) (string, error) {
+	a := s.ask(s.Context(), func(ctx context.Context, k string) (string, error) {
 		return s.cache.GetWithFetch(ctx, k, time.Minute, fetches("inner"))
 	})
 	require.ErrorIs(s, must(s, a, "an answer").err, cacheaside.ErrReentrant)
@@ -243,7 +243,7 @@ func checkClose(s *subject) {
 
 func checkCloseDuringFetch(s *subject) {
 	g := newGate("value")
-	waiting := s.ask(s.Context(), key, g.fetch)
+	waiting := s.ask(s.Context(), g.fetch)
 	must(s, g.begun, "the fetch begins")
 	require.NoError(s, s.cache.Close())
 	*s.closed = true

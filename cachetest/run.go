@@ -86,11 +86,11 @@ type answer struct {
 	err   error
 }
 
-// ask calls GetWithFetch on a goroutine of its own.
-func (s *subject) ask(ctx context.Context, k string, fetch cacheaside.FetchFunc[string]) <-chan answer {
+// ask calls GetWithFetch for the key on a goroutine of its own.
+func (s *subject) ask(ctx context.Context, fetch cacheaside.FetchFunc[string]) <-chan answer {
 	got := make(chan answer, 1)
 	go func() {
-		v, err := s.cache.GetWithFetch(ctx, k, time.Minute, fetch)
+		v, err := s.cache.GetWithFetch(ctx, key, time.Minute, fetch)
 		got <- answer{v, err}
 	}()
 	return got
@@ -115,10 +115,10 @@ func (s *subject) get(k, want string) {
 	require.Equal(s, want, v)
 }
 
-// misses expects nothing to be cached.
-func (s *subject) misses(k string) {
+// misses expects nothing to be cached under the key.
+func (s *subject) misses() {
 	s.Helper()
-	_, err := s.cache.Get(s.Context(), k)
+	_, err := s.cache.Get(s.Context(), key)
 	require.ErrorIs(s, err, cacheaside.ErrMiss)
 }
 

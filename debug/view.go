@@ -71,8 +71,8 @@ type countView struct {
 func (h *Handler) view(r report) pageView {
 	v := pageView{
 		report: r,
-		CSS:    template.CSS(pageCSS), //nolint:gosec // a file of this package
-		JS:     template.JS(pageJS),   //nolint:gosec // a file of this package
+		CSS:    template.CSS(pageCSS),
+		JS:     template.JS(pageJS),
 		Uptime: (time.Duration(r.UptimeSeconds) * time.Second).String(),
 		Clear:  h.options.AllowClear, Keys: h.options.ShowKey != nil,
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,12 +25,12 @@ type laboratory struct {
 
 // build compiles the tests of the packages of the mutants, all of whom they contain, and returns where each
 // program is, by the package's directory.
-func (l *laboratory) build(all []mutant) (map[string]string, error) {
+func (l *laboratory) build(ctx context.Context, all []mutant) (map[string]string, error) {
 	overlay, err := l.overlay(all)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.checkBuild(overlay); err != nil {
+	if err := l.checkBuild(ctx, overlay); err != nil {
 		return nil, err
 	}
 	programs := make(map[string]string)
@@ -38,7 +39,7 @@ func (l *laboratory) build(all []mutant) (map[string]string, error) {
 			continue
 		}
 		programs[m.in] = filepath.Join(l.work, "tests"+strconv.Itoa(len(programs)))
-		if err := l.compile(overlay, m.in, programs[m.in]); err != nil {
+		if err := l.compile(ctx, overlay, m.in, programs[m.in]); err != nil {
 			return nil, err
 		}
 	}
@@ -87,7 +88,7 @@ func (l *laboratory) mutate(all []mutant) (map[string]*source, error) {
 		m := &all[i]
 		for _, e := range m.edits {
 			if sources[e.file] == nil {
-				text, err := os.ReadFile(filepath.Join(l.root, e.file)) //nolint:gosec // the list of mutants names it
+				text, err := os.ReadFile(filepath.Join(l.root, e.file))
 				if err != nil {
 					return nil, err
 				}
@@ -103,9 +104,9 @@ func (l *laboratory) mutate(all []mutant) (map[string]*source, error) {
 	return sources, errors.Join(wrong...)
 }
 
-func (l *laboratory) compile(overlay, directory, program string) error {
+func (l *laboratory) compile(ctx context.Context, overlay, directory, program string) error {
 	args := append([]string{"test", "-c", "-vet=off", "-overlay", overlay, "-o", program}, l.flags...)
-	said, err := l.run(append(args, "./"+directory)...)
+	said, err := l.run(ctx, append(args, "./"+directory)...)
 	if err != nil {
 		return fmt.Errorf("the tests of ./%s do not compile: %w\n%s", directory, err, said)
 	}
@@ -114,16 +115,16 @@ func (l *laboratory) compile(overlay, directory, program string) error {
 
 // checkBuild compiles the packages that have mutants, without their tests. A mutant that does not compile is
 // no mutant: checkBuild returns an error that names those who do not.
-func (l *laboratory) checkBuild(overlay string) error {
-	said, err := l.run("build", "-overlay", overlay, "./...")
+func (l *laboratory) checkBuild(ctx context.Context, overlay string) error {
+	said, err := l.run(ctx, "build", "-overlay", overlay, "./...")
 	if err == nil {
 		return nil
 	}
 	return fmt.Errorf("mutants that do not compile are no mutants: %s: %w\n%s", strings.Join(l.guilty(said), ", "), err, said)
 }
 
-func (l *laboratory) run(args ...string) (said string, err error) {
-	c := exec.Command("go", args...) //nolint:gosec // of this laboratory
+func (l *laboratory) run(ctx context.Context, args ...string) (said string, err error) {
+	c := exec.CommandContext(ctx, "go", args...) //nolint:gosec // of this laboratory
 	c.Dir = l.root
 	out, err := c.CombinedOutput()
 	return string(out), err
@@ -137,7 +138,7 @@ var (
 // guilty returns the names of the mutants whose functions the compiler complains of.
 func (l *laboratory) guilty(said string) (names []string) {
 	for _, found := range complaint.FindAllStringSubmatch(said, -1) {
-		text, err := os.ReadFile(filepath.Join(l.work, found[1])) //nolint:gosec // of this laboratory
+		text, err := os.ReadFile(filepath.Join(l.work, found[1]))
 		if err != nil {
 			continue // it is not a file that mutants are in
 		}

@@ -37,7 +37,7 @@ func main() {
 	defer stop()
 	g := gate{out: os.Stdout, verbose: *verbose, jobs: max(*jobs, 1), limit: *limit}
 	if *race {
-		g.laboratory.flags = []string{"-race"}
+		g.flags = []string{"-race"}
 	}
 	chosen, err := choose(mutants(), *only)
 	switch {
@@ -96,7 +96,7 @@ func (g *gate) run(ctx context.Context, all []mutant) (err error) {
 	}
 	defer os.RemoveAll(g.work)
 	begun := time.Now()
-	programs, err := g.build(all)
+	programs, err := g.build(ctx, all)
 	if err != nil {
 		return err
 	}

@@ -68,8 +68,10 @@ var writeMutants = []mutant{
 		name:    "set-lost-to-a-fetch",
 		promise: "G7",
 		edits: []edit{
-			{"cache.go", "\tfenced, err := c.flights.fence(ctx, key, false)\n\tdefer c.flights.unfence(key, fenced)\n\tif err != nil {\n\t\treturn err\n\t}\n\treturn c.writeError(c.store.set(",
-				"\treturn c.writeError(c.store.set("},
+			{
+				"cache.go", "\tfenced, err := c.flights.fence(ctx, key, false)\n\tdefer c.flights.unfence(key, fenced)\n\tif err != nil {\n\t\treturn err\n\t}\n\treturn c.writeError(c.store.set(",
+				"\treturn c.writeError(c.store.set(",
+			},
 			{"memory.go", "return current == nil || current == l.seen ||", "return true ||"},
 		},
 		run: "TestConformance/memory/G7_",

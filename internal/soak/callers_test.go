@@ -86,7 +86,7 @@ func (m *member) call(ctx context.Context) {
 		case n < 20:
 			m.write(key)
 		case n < 22:
-			m.note("Clear", m.cache.Clear, isWriteError)
+			_ = m.note("Clear", m.cache.Clear, isWriteError) // judged there
 		case n < 60:
 			m.lookUpMany()
 		case n < 120:

@@ -116,10 +116,10 @@ func TestReadersSeeTheWritesOfAKeyInTheirOrder(t *testing.T) {
 			wg.Go(func() {
 				for i := int64(1); i <= writes; i++ {
 					begun[k].Store(i)
-					switch {
-					case i%4 == 0:
+					switch i % 4 {
+					case 0:
 						m.Delete(strconv.Itoa(k))
-					case i%4 == 3:
+					case 3:
 						m.PutIf(strconv.Itoa(k), item{id: int(i), deadline: math.MaxInt64}, 1, func(*item) bool { return true })
 					default:
 						m.Put(strconv.Itoa(k), item{id: int(i), deadline: math.MaxInt64}, 1)
