@@ -202,7 +202,7 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 		cooldown: cfg.ErrorCooldown,
 		instant:  c.instant,
 		traced:   len(c.watchers.tracers) > 0,
-	}, c.clock, c.run, c.lost)
+	}, c.clock, c.run, c.failed, c.lost)
 	return c, nil
 }
 

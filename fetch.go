@@ -204,11 +204,15 @@ func (c *Client[T]) explain(f *flightContext, err error) error {
 	return f.explain(err)
 }
 
-// lost is called when f has ended by the failure of its fetch, or by its time.
-func (c *Client[T]) lost(f *flight[T], err error) {
+// failed is called when f ends by the failure of its fetch, or by its time.
+func (c *Client[T]) failed(f *flight[T]) {
 	if f.context.countsFailure() {
 		c.stats.fetchErrors.Add(1)
 	}
+}
+
+// lost is called after that.
+func (c *Client[T]) lost(f *flight[T], err error) {
 	c.tell(f.call.Load(), f.context, err, c.clock.now())
 }
 

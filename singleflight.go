@@ -24,7 +24,8 @@ type flights[T any] struct {
 	clock  *clock
 	crew   *crew
 	run    func(*flight[T])        // what a flight does; it must end it
-	lost   func(*flight[T], error) // called when flights have ended by a fetch's failure, or by its time
+	failed func(*flight[T])        // called when flights end by a fetch's failure, or by its time, under a lock
+	lost   func(*flight[T], error) // called after that
 	seed   maphash.Seed
 	shards [flightShards]flightShard[T]
 }
@@ -85,8 +86,8 @@ type flight[T any] struct {
 	prev, next *flight[T]
 }
 
-func newFlights[T any](rules flightRules, clock *clock, run func(*flight[T]), lost func(*flight[T], error)) *flights[T] {
-	g := &flights[T]{flightRules: rules, clock: clock, crew: newCrew(), run: run, lost: lost, seed: maphash.MakeSeed()}
+func newFlights[T any](rules flightRules, clock *clock, run, failed func(*flight[T]), lost func(*flight[T], error)) *flights[T] {
+	g := &flights[T]{flightRules: rules, clock: clock, crew: newCrew(), run: run, failed: failed, lost: lost, seed: maphash.MakeSeed()}
 	for i := range g.shards {
 		g.shards[i].filling = make(map[string]*flight[T])
 		g.shards[i].joinable = make(map[string]*flight[T])
@@ -190,13 +191,17 @@ type goexit struct{}
 func (g *flights[T]) fail(f *flight[T], err error) {
 	err = f.context.explain(err)
 	f.shard.chill(f.key, err, g.cooldown)
-	if f.end(Result[T]{}, err) {
+	if f.finish(Result[T]{}, err, g.failed) {
 		g.lost(f, err)
 	}
 }
 
-// end gives everybody who waits for f its outcome, unless it has ended, and reports whether it did.
-func (f *flight[T]) end(result Result[T], err error) bool {
+// end gives everybody who waits for f its outcome, unless it has ended.
+func (f *flight[T]) end(result Result[T], err error) { f.finish(result, err, nil) }
+
+// finish is end, and reports whether f had not ended. It calls counted, if that is not nil, before anybody who
+// waits can look at what it counts.
+func (f *flight[T]) finish(result Result[T], err error, counted func(*flight[T])) bool {
 	s := f.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,6 +216,9 @@ func (f *flight[T]) end(result Result[T], err error) bool {
 	s.ended.Add(1)
 	s.active.Add(-1)
 	f.result, f.err = result, err
+	if counted != nil {
+		counted(f)
+	}
 	f.context.done()
 	close(f.done)
 	if f.giveUp != nil {

@@ -130,3 +130,17 @@ func TestEventsAndSourcesHaveNames(t *testing.T) {
 	require.Equal(t, "none", Source(0).String())
 	require.Equal(t, "Source(7)", Source(7).String())
 }
+
+// TestAFailureIsCountedWhenItsCallerHearsOfIt compares at once, again and again: what was counted a moment
+// later would be seen to lack sooner or later.
+func TestAFailureIsCountedWhenItsCallerHearsOfIt(t *testing.T) {
+	c, err := NewMemory[string](Config{})
+	require.NoError(t, err)
+	defer c.Close()
+	fails := func(context.Context, string) (string, error) { return "", errSource }
+	for i := range uint64(30_000) {
+		_, err := c.GetWithFetch(t.Context(), key, time.Minute, fails)
+		require.Equal(t, errSource, err)
+		require.Equal(t, i+1, c.Stats().FetchErrors)
+	}
+}
