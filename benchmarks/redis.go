@@ -33,7 +33,7 @@ func runRedis(s settings) (report, error) {
 	}
 	r.Tables = append(r.Tables,
 		bytes.table("Redis look-ups, byte values", "GET of a value of 200 bytes from a Redis on the same machine; ns an operation over all goroutines together."+
-			" One goroutine alone pays for the pipelining, with our options too: commands and replies are handed from goroutine to goroutine, each of which has to be woken."),
+			" One goroutine alone pays for the pipelining, with our options too: commands and replies are handed from goroutine to goroutine, each of which has to be woken; the client by default does the same from the moment when two commands have met on a connection."),
 		structs.table("Redis look-ups, struct values", "The same with a struct of about 200 bytes, encoded and decoded."))
 	r.Charts = append(r.Charts, chart{
 		File: "redis", Title: "Look-ups in Redis, 256 goroutines", Subtitle: "thousands a second, longer is better; a value of 200 bytes, server and client on 2 cores",
