@@ -259,6 +259,11 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 		return // f has ended, and its lease is being given up
 	}
 	stored := false
+	defer func() { // a codec's panic comes by here too
+		if !stored && f.lease != nil {
+			c.giveUp(f.key, *f.lease, false)
+		}
+	}()
 	ctx, cancel := c.fillContext(f)
 	defer cancel()
 	_, err := c.flights.fill(ctx, f, func(ctx context.Context) (err error) {
@@ -276,9 +281,6 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 		c.observe(Event{Kind: EventUnstorable, Err: err})
 	default:
 		_ = c.backendError(err) // counted and observed; the value is good without it
-	}
-	if f.lease != nil {
-		c.giveUp(f.key, *f.lease, false)
 	}
 }
 
