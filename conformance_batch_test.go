@@ -25,6 +25,8 @@ func init() {
 		promise{"batch", "bad input is refused whole", nil, checkBatchBadInput},
 		promise{"batch", "a Delete voids its key only", nil, checkBatchDelete},
 		promise{"batch", "what is stale is returned while one call refreshes it", nil, checkBatchStale},
+		promise{"batch", "a slow source costs SoftTimeout once, for all that is stale", nil, checkBatchSoftTimeout},
+		promise{"batch", "a source that failed is not asked again until its cooldown ends", nil, checkBatchCooldown},
 		promise{"batch", "a fetch that asks for one of its own keys gets ErrReentrant", nil, checkBatchReentrant},
 		promise{"batch", "reading takes one round trip", isRemote, checkBatchRoundTrip},
 		promise{"batch", "the fetch of another process is waited for, and taken over if it fails", isLeased, checkBatchLeased},
@@ -283,6 +285,52 @@ func checkBatchStale(e *env) {
 	}, "both are refreshed")
 	require.Len(e, s.asked(), 1)
 	e.settle(func() bool { return c.Stats().Refreshes == 1 && len(c.refreshes) == 0 }, "the refresh is over")
+}
+
+// openStaleBatch makes a cache with "old" under a and b, both past their ttl.
+func openStaleBatch(e *env, change func(*Config)) *Client[string] {
+	c := open[string](e, change)
+	require.NoError(e, c.SetMany(e.Context(), map[string]string{"a": "old", "b": "old"}, short))
+	e.pass(2 * short)
+	return c
+}
+
+func checkBatchSoftTimeout(e *env) {
+	c := openStaleBatch(e, func(cfg *Config) { cfg.StaleIfError, cfg.SoftTimeout = time.Hour, short })
+	gate := make(chan struct{})
+	s := &manySource{fetch: func(_ context.Context, keys []string) (map[string]string, error) {
+		<-gate
+		return valuesOf(keys...), nil
+	}}
+	begun := time.Now()
+	got, err := c.GetManyWithFetch(e.Context(), []string{"a", "b"}, time.Minute, s.get)
+	require.NoError(e, err)
+	require.Equal(e, map[string]string{"a": "old", "b": "old"}, got)
+	require.GreaterOrEqual(e, time.Since(begun), short)
+	if e.bubble {
+		require.Equal(e, short, time.Since(begun), "once for both")
+	}
+	close(gate)
+	e.settle(func() bool {
+		got, err := c.GetMany(e.Context(), []string{"a", "b"})
+		return err == nil && maps.Equal(got, valuesOf("a", "b"))
+	}, "the fetch goes on and is kept")
+	require.Len(e, s.asked(), 1)
+}
+
+func checkBatchCooldown(e *env) {
+	c := openStaleBatch(e, func(cfg *Config) { cfg.StaleIfError, cfg.ErrorCooldown = time.Hour, time.Hour })
+	s := &manySource{fetch: func(context.Context, []string) (map[string]string, error) { return nil, errSource }}
+	for range 2 {
+		got, err := c.GetManyWithFetch(e.Context(), []string{"a", "cold", "b"}, time.Minute, s.get)
+		require.ErrorIs(e, err, errSource)
+		require.ErrorContains(e, err, "1 of 3 keys", "what is stale covers up for the failure")
+		require.Equal(e, map[string]string{"a": "old", "b": "old"}, got)
+	}
+	require.Equal(e, [][]string{{"a", "cold", "b"}}, s.asked())
+	got, err := c.GetManyWithFetch(e.Context(), []string{"cold", "new"}, time.Minute, new(manySource).get)
+	require.ErrorIs(e, err, errSource)
+	require.Equal(e, valuesOf("new"), got, "the others are fetched")
 }
 
 func checkBatchReentrant(e *env) {

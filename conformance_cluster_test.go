@@ -114,6 +114,30 @@ func TestACacheGoesOnThroughAFailover(t *testing.T) {
 	})
 }
 
+func TestClearLeavesReplicasToTheirMasters(t *testing.T) {
+	redistest.Require(t)
+	sentinel := redistest.StartSentinel(t)
+	c, err := Open[string](t.Context(), config(t, sentinel.URL(BackendRueidis)))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	replica, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{sentinel.Replica().Addr()}, ForceSingleClient: true, DisableCache: true})
+	require.NoError(t, err)
+	t.Cleanup(replica.Close)
+	require.NoError(t, c.Set(t.Context(), key, "v", time.Minute))
+	store := c.store.(*remote[string])
+	require.Eventually(t, func() bool {
+		_, err := replica.Do(t.Context(), replica.B().Get().Key(store.redisKey(key)).Build()).ToString()
+		return err == nil
+	}, healing, time.Millisecond, "the replica has it too")
+	require.NoError(t, store.clearNode(t.Context(), replica), "a replica refuses, and need not be asked")
+	v, err := c.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.Equal(t, "v", v)
+	require.NoError(t, c.Clear(t.Context()))
+	_, err = c.Get(t.Context(), key)
+	require.ErrorIs(t, err, ErrMiss)
+}
+
 func TestAnUnknownMasterSetIsAnError(t *testing.T) {
 	redistest.Require(t)
 	sentinel := redistest.StartSentinel(t)

@@ -259,7 +259,15 @@ func (b *broken) use(f fault) {
 		return
 	}
 	b.fails("Set", f, func() error { return b.cache.Set(context.Background(), "set", "v", time.Minute) })
+	b.getMany()
+	b.fails("SetMany", f, func() error { return b.cache.SetMany(context.Background(), valuesOf("a", "b", "c"), time.Minute) })
 	b.fails("Health", f, func() error { return b.cache.Health(context.Background()) })
+	if f.mute {
+		b.fails("GetMany", f, func() error {
+			_, err := b.cache.GetMany(context.Background(), []string{"x", "y"})
+			return err
+		})
+	}
 	after := b.cache.Stats()
 	require.Greater(b, after.BackendErrors, before.BackendErrors, "what failed is counted")
 	require.Positive(b, b.seen.count(EventBackendError), "and observed")
@@ -294,6 +302,17 @@ func (b *broken) get(key, value string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.took = append(b.took, took)
+}
+
+// getMany looks several keys up at once, as get does one.
+func (b *broken) getMany() {
+	begun := time.Now()
+	s := new(manySource)
+	got, err := b.cache.GetManyWithFetch(context.Background(), []string{"many 1", "many 2"}, time.Minute, s.get)
+	require.NoError(b, err)
+	require.Equal(b, valuesOf("many 1", "many 2"), got)
+	require.Len(b, s.asked(), 1)
+	require.Less(b, time.Since(begun), hang)
 }
 
 // getNew looks up a key that nobody has asked for yet.

@@ -16,6 +16,8 @@ func init() {
 		promise{"G6", "what was fetched before a Delete is never seen after it, under load", nil, checkVersions},
 		promise{"G6", "Clear voids running flights too", nil, checkClear},
 		promise{"G7", "a Set beats a fetch that began before it", nil, checkSetBeatsFetch},
+		promise{"G2", "a write that waits for a fill to end leaves at its own time", isRemote, checkWritersLeave},
+		promise{"G4", "a codec that panics panics its caller, in SetMany too", isRemote, checkCodecPanics},
 		promise{"G9", "a process reads its own Set and Delete at once", nil, checkOwnWrites},
 	)
 }
@@ -155,4 +157,69 @@ func checkOwnWrites(e *env) {
 			require.ErrorIs(e, err, ErrMiss)
 		}
 	}
+}
+
+// heldFill does not end a fill until it is told to.
+type heldFill[T any] struct {
+	store[T]
+	begun, goOn chan struct{}
+}
+
+func (h heldFill[T]) fill(ctx context.Context, key string, l lease[T], e entry[T], took time.Duration) (bool, error) {
+	close(h.begun)
+	<-h.goOn
+	return h.store.fill(ctx, key, l, e, took)
+}
+
+func checkWritersLeave(e *env) {
+	c := open[string](e, nil)
+	held := heldFill[string]{c.store, make(chan struct{}), make(chan struct{})}
+	c.store = held
+	waiting := ask(e.Context(), c, key, serve("v").fetch)
+	<-held.begun
+	ctx, cancel := context.WithTimeout(e.Context(), short)
+	defer cancel()
+	wrote := false
+	for what, write := range map[string]func() error{
+		"Set":        func() error { return c.Set(ctx, key, "new", time.Minute) },
+		"SetMany":    func() error { return c.SetMany(ctx, map[string]string{key: "new", "other": "new"}, time.Minute) },
+		"Delete":     func() error { return c.Delete(ctx, key) },
+		"DeleteMany": func() error { return c.DeleteMany(ctx, []string{key, "other"}) },
+		"Clear":      func() error { return c.Clear(ctx) },
+		"Mutate": func() error {
+			return c.Mutate(ctx, []string{key}, func(context.Context) error {
+				wrote = true
+				return nil
+			})
+		},
+	} {
+		require.ErrorIs(e, write(), context.DeadlineExceeded, what)
+	}
+	require.False(e, wrote, "nothing is written whose key is not fenced")
+	close(held.goOn)
+	require.Equal(e, answer[string]{"v", nil}, <-waiting)
+	require.NoError(e, c.Set(e.Context(), key, "new", time.Minute))
+	v, err := c.Get(e.Context(), key)
+	require.NoError(e, err)
+	require.Equal(e, "new", v)
+}
+
+// explosive panics when it encodes.
+type explosive struct{ Codec[string] }
+
+func (explosive) Append([]byte, string) ([]byte, error) { panic("boom") }
+
+func checkCodecPanics(e *env) {
+	c := open[string](e, nil, WithCodec(explosive{StringCodec()}))
+	require.PanicsWithValue(e, "boom", func() { _ = c.Set(e.Context(), "a", "v", time.Minute) })
+	var p *PanicError
+	func() {
+		defer func() { p, _ = recover().(*PanicError) }()
+		_ = c.SetMany(e.Context(), valuesOf("a", "b"), time.Minute)
+	}()
+	require.NotNil(e, p, "it comes from a goroutine that is not the caller's, with its stack")
+	require.Equal(e, "boom", p.Value)
+	_, err := c.GetWithFetch(e.Context(), key, time.Minute, serve("v").fetch)
+	require.ErrorAs(e, err, &p)
+	require.EqualValues(e, 0, e.at(redisKeyOf(c, key)).Must("EXISTS", redisKeyOf(c, key)), "no lease is left behind")
 }

@@ -200,6 +200,20 @@ func TestTroubleWithTheBackendIsLoggedWithoutTheCommand(t *testing.T) {
 	l.lines(t) // none with a secret
 }
 
+func TestInvalidationsThatFailAreLogged(t *testing.T) {
+	recorder := new(logRecorder)
+	l := newLog(recorder.logger())
+	l.Observe(Event{Kind: EventInvalidationFailed, Cache: "users", Err: unavailable(io.EOF)})
+	l.Observe(Event{Kind: EventInvalidationLost, Cache: "users", Err: unavailable(io.EOF)})
+	lines := recorder.lines(t)
+	require.Len(t, lines, 2)
+	require.Equal(t, "WARN", lines[0]["level"])
+	require.Contains(t, lines[0]["msg"], "trying again")
+	require.Equal(t, "ERROR", lines[1]["level"], "an old value stays")
+	require.Contains(t, lines[1]["msg"], "could not be removed")
+	require.Equal(t, "users", lines[1]["cache"])
+}
+
 func TestLogSaysThatRedisIsBackOnlyIfItSaidThatItWasGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		recorder := new(logRecorder)
