@@ -15,6 +15,10 @@ ARGS ?=
 LINT_VERSION := v2.12.2
 LINT         := $(CURDIR)/bin/golangci-lint-$(LINT_VERSION)
 
+# The linter remembers findings with their paths. Those of another checkout of the same files would not fit the
+# rules' paths here.
+export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
+
 .PHONY: help test race lint fmt cover bench compare mutate fuzz soak coherence demo examples ci redis-server chromium
 
 help: ## list the targets
