@@ -2,7 +2,6 @@ package cacheaside
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -159,7 +158,7 @@ func (a *aside[T]) arrived(w *watch, key, data string) {
 	raw := new(atomic.Pointer[string])
 	raw.Store(&data)
 	until := a.clock.deadline(a.clock.now(), a.ttl)
-	if a.near.Put(strings.Clone(key), nearEntry[T]{watch: w, until: until, raw: raw}, 1) {
+	if a.near.Put(key, nearEntry[T]{watch: w, until: until, raw: raw}, 1) {
 		a.near.stored(until)
 	}
 	if a.closed.Load() { // close sets this before it clears, so one of the two sees the other

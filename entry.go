@@ -7,7 +7,7 @@ import (
 // entry is what a store keeps under a key: a value, or the news that the source has none. It does not
 // change once a store has it. Times are on the cache's clock.
 //
-// It is packed, since a process may hold millions of them: with its key, a value of one word makes it a node
+// It is packed, since a process may hold millions of them: with a key of 16 bytes, a value of one word makes it a node
 // of 48 bytes in the table, and 12 more are what the policy knows of it.
 type entry[T any] struct {
 	value    T

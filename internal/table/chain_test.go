@@ -34,7 +34,7 @@ func TestChainsOfOneBucketFindEveryEntryAndNoOther(t *testing.T) {
 				}
 				require.Len(t, nodes, len(want))
 				for _, n := range nodes {
-					require.Same(t, want[n.key], n)
+					require.Same(t, want[n.key()], n)
 				}
 			},
 			"put or remove": func(t *rapid.T) {
@@ -47,7 +47,7 @@ func TestChainsOfOneBucketFindEveryEntryAndNoOther(t *testing.T) {
 					delete(want, key)
 					return
 				}
-				want[key] = &node[int]{key: key, tag: hashOf(i)}
+				want[key] = newNode(key, 0, 1, hashOf(i))
 				s.tableLocked(hashOf(i)).insert(hashOf(i), want[key])
 			},
 			"begin to move": func(t *rapid.T) {
@@ -65,11 +65,11 @@ func TestEmptyOverflowBucketsAreGivenBack(t *testing.T) {
 	s.table.Store(newTable[int](1))
 	var nodes []*node[int]
 	for i := range 5 * slotsPerBucket {
-		nodes = append(nodes, &node[int]{key: fmt.Sprint(i)})
+		nodes = append(nodes, newNode(fmt.Sprint(i), 0, 1, 0))
 		s.tableLocked(0).insert(0, nodes[i])
 	}
 	for _, n := range nodes {
-		s.locateLocked(0, n.key).remove()
+		s.locateLocked(0, n.key()).remove()
 	}
 	require.Nil(t, s.table.Load().buckets[0].next.Load())
 }

@@ -118,10 +118,8 @@ func (m *Map[V]) Peek(key string) *V {
 }
 
 // Put writes the value of key. It returns false, and leaves the old entry of the key if there is one, when
-// the entry is heavier than a shard's share of the capacity. Weights above a million are rounded up to 20
-// significant bits, and a weight of 0 counts as 1.
-//
-// The key string is kept; a caller whose string is a piece of a larger one should clone it.
+// the entry is heavier than a shard's share of the capacity. Weights above a quarter of a million are rounded
+// up to 18 significant bits, and a weight of 0 counts as 1. The key is copied.
 func (m *Map[V]) Put(key string, v V, weight uint32) (ok bool) {
 	return m.PutIf(key, v, weight, nil) == Stored
 }
@@ -133,7 +131,7 @@ func (m *Map[V]) Put(key string, v V, weight uint32) (ok bool) {
 func (m *Map[V]) PutIf(key string, v V, weight uint32, allow func(current *V) bool) Outcome {
 	// The node is made before the lock is taken, so that nobody waits for the allocation.
 	h := maphash.String(m.seed, key)
-	n := &node[V]{key: key, value: v, state: packWeight(weight), tag: uint32(h)}
+	n := newNode(key, v, weight, uint32(h))
 	s := &m.shards[h>>32&m.mask]
 	if !s.fits(n) {
 		return TooHeavy
@@ -240,7 +238,7 @@ func (m *Map[V]) find(key string) *node[V] {
 	t := m.shards[h>>32&m.mask].table.Load()
 	for b := &t.buckets[t.index(hash)]; b != nil; b = b.next.Load() {
 		for found := matches(b.meta.Load(), wanted); found != 0; found &= found - 1 {
-			if n := b.slots[bits.TrailingZeros64(found)/8].Load(); n != nil && n.key == key {
+			if n := b.slots[bits.TrailingZeros64(found)/8].Load(); n != nil && n.key() == key {
 				return n
 			}
 		}
@@ -278,8 +276,8 @@ func (m *Map[V]) tell(gone dropped[V]) {
 	if m.onEvict == nil || gone.first == nil {
 		return
 	}
-	m.onEvict(gone.first.key, &gone.first.value)
+	m.onEvict(gone.first.key(), &gone.first.value)
 	for _, n := range gone.more {
-		m.onEvict(n.key, &n.value)
+		m.onEvict(n.key(), &n.value)
 	}
 }

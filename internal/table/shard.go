@@ -65,7 +65,7 @@ func (d *dropped[V]) add(n *node[V]) {
 func (s *shard[V]) put(hash uint32, n *node[V], allow func(*V) bool) (_ Outcome, gone dropped[V], ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := s.locateLocked(hash, n.key)
+	at := s.locateLocked(hash, n.key())
 	delta := n.weight()
 	var current *V
 	if at.node != nil {

@@ -84,7 +84,7 @@ func (t *table[V]) find(hash uint32, key string) *node[V] {
 	for b := &t.buckets[t.index(hash)]; b != nil; b = b.next.Load() {
 		for m := matches(b.meta.Load(), wanted); m != 0; m &= m - 1 {
 			n := b.slots[bits.TrailingZeros64(m)/8].Load()
-			if n != nil && n.key == key {
+			if n != nil && n.key() == key {
 				return n
 			}
 		}
@@ -120,7 +120,7 @@ func (t *table[V]) locate(hash uint32, key string) place[V] {
 	for b := &t.buckets[t.index(hash)]; b != nil; before, b = b, b.next.Load() {
 		for m := matches(b.meta.Load(), wanted); m != 0; m &= m - 1 {
 			slot := bits.TrailingZeros64(m) / 8
-			if n := b.slots[slot].Load(); n != nil && n.key == key {
+			if n := b.slots[slot].Load(); n != nil && n.key() == key {
 				return place[V]{before, b, slot, n}
 			}
 		}

@@ -17,7 +17,7 @@ func (m *Map[V]) Range(visit func(key string, v *V, hits uint32) bool) {
 		for from := uint64(0); from < wholeHash; {
 			nodes, hits, from = s.rangeStep(from, nodes[:0], hits[:0])
 			for j, n := range nodes {
-				if !visit(n.key, &n.value, hits[j]) {
+				if !visit(n.key(), &n.value, hits[j]) {
 					return
 				}
 			}
@@ -48,7 +48,7 @@ func (s *shard[V]) deleteStep(from uint64, nodes []*node[V], drop func(string, *
 	removed := 0
 	nodes, from = s.collectLocked(from, nodes[:0])
 	for _, n := range nodes {
-		if drop(n.key, &n.value) {
+		if drop(n.key(), &n.value) {
 			s.takeOutLocked(n)
 			removed++
 		}
