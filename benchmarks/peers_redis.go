@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -72,29 +73,41 @@ func check(err error) {
 func bytesRemotes() []remote[[]byte] {
 	return []remote[[]byte]{
 		{label{"cacheaside (bytes)", "", ours}, ourRemote[[]byte](cacheaside.BackendRueidis, cacheaside.WithCodec(cacheaside.BytesCodec()))},
-		{label{"rueidis", "the client itself, by default: no header, no deadline", limit}, rawRueidis(func(*rueidis.ClientOption) {})},
+		{label{"rueidis", "the client itself, by default: no header, no deadline", limit}, rawRueidis(nil, noDeadline)},
+		{label{"rueidis (deadline a call)", "the client itself, by default, each call with a timeout of its own: no header", limit}, rawRueidis(nil, ownDeadline)},
 		{label{"rueidis (our options)", "the client itself, set up as ours", limit}, rawRueidis(func(o *rueidis.ClientOption) {
 			o.AlwaysPipelining = true
 			o.PipelineMultiplex = -1
-		})},
+		}, noDeadline)},
 		{label{"rueidis (flush delay)", "the client itself, told to wait 20 µs for company; a lonely caller waits a millisecond", limit}, rawRueidis(func(o *rueidis.ClientOption) {
 			o.MaxFlushDelay = 20 * time.Microsecond
-		})},
+		}, noDeadline)},
 		{label{"go-redis", "a connection a caller, from a pool", peer}, goRedis(false)},
 		{label{"go-redis (AutoPipeline)", "experimental in go-redis", peer}, goRedis(true)},
 	}
 }
 
-func rawRueidis(change func(*rueidis.ClientOption)) func(string, []string, func(int) []byte) (func(string) error, func()) {
+// noDeadline and ownDeadline are what a call is made under.
+func noDeadline() (context.Context, context.CancelFunc) { return background, func() {} }
+
+func ownDeadline() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(background, 500*time.Millisecond)
+}
+
+func rawRueidis(change func(*rueidis.ClientOption), under func() (context.Context, context.CancelFunc)) func(string, []string, func(int) []byte) (func(string) error, func()) {
 	return func(addr string, keys []string, value func(int) []byte) (func(string) error, func()) {
 		o := rueidis.ClientOption{InitAddress: []string{addr}, ForceSingleClient: true, DisableCache: true}
-		change(&o)
+		if change != nil {
+			change(&o)
+		}
 		c := must(rueidis.NewClient(o))
 		for i, k := range keys {
 			check(c.Do(background, c.B().Set().Key(k).Value(string(value(i))).Build()).Error())
 		}
 		return func(key string) error {
-			_, err := c.Do(background, c.B().Get().Key(key).Build()).AsBytes()
+			ctx, cancel := under()
+			defer cancel()
+			_, err := c.Do(ctx, c.B().Get().Key(key).Build()).AsBytes()
 			return err
 		}, c.Close
 	}

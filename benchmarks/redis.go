@@ -41,7 +41,8 @@ func runRedis(s settings) (report, error) {
 	})
 	for _, c := range bytes.columns[1:] {
 		def, same := bytes.over("rueidis", c), bytes.over("rueidis (our options)", c)
-		r.aim(min(def, same) >= 0.95, "rueidis Get, bytes codec, "+c, "≥ 0.95 of raw rueidis", "%.2f of raw rueidis, %.2f with our options", def, same)
+		r.aim(min(def, same) >= 0.95, "rueidis Get, bytes codec, "+c, "≥ 0.95 of raw rueidis", "%.2f of raw rueidis, %.2f with our options; %.2f with a deadline a call",
+			def, same, bytes.over("rueidis (deadline a call)", c))
 	}
 	c := structs.columns[len(structs.columns)-1]
 	r.aim(structs.over("go-redis/cache", c) >= 1.5, "rueidis Get, JSON, "+c, "≥ 1.5 × go-redis/cache", "%.2f × go-redis/cache, %.2f × raw rueidis with encoding/json",
