@@ -47,7 +47,7 @@ cover: redis-server ## show the statements of the root package that no test reac
 bench: ## measure the library's own benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem .
 
-compare: redis-server ## measure beside other libraries and draw the pictures, 25 minutes (ARGS='-short': does it run?)
+compare: redis-server ## measure beside other libraries and draw the pictures, ten minutes (ARGS='-short': does it run?)
 	cd benchmarks && $(GO) run . $(or $(ARGS),-out ../docs/img -doc ../docs/benchmarks.md)
 
 mutate: redis-server ## break the library in every way on a list, and see the tests notice (ARGS=-list, -only PATTERN)

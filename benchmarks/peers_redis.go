@@ -87,14 +87,16 @@ func bytesRemotes() []remote[[]byte] {
 	}
 }
 
-// noDeadline and ownDeadline are what a call is made under.
+// bounds returns what a call is made under.
+type bounds func() (context.Context, context.CancelFunc)
+
 func noDeadline() (context.Context, context.CancelFunc) { return background, func() {} }
 
 func ownDeadline() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(background, 500*time.Millisecond)
 }
 
-func rawRueidis(change func(*rueidis.ClientOption), under func() (context.Context, context.CancelFunc)) func(string, []string, func(int) []byte) (func(string) error, func()) {
+func rawRueidis(change func(*rueidis.ClientOption), under bounds) func(string, []string, func(int) []byte) (func(string) error, func()) {
 	return func(addr string, keys []string, value func(int) []byte) (func(string) error, func()) {
 		o := rueidis.ClientOption{InitAddress: []string{addr}, ForceSingleClient: true, DisableCache: true}
 		if change != nil {
