@@ -3,7 +3,7 @@
 // whatever else the machine does meets all of them. It prints the tables, draws the charts and says which
 // of the project's targets are met.
 //
-//	go run . -out DIR                    # everything, about 25 minutes
+//	go run . -out DIR                    # everything, some ten minutes
 //	go run . -out DIR -only hit,mixed    # a part; what an earlier run left in the folder stays
 //	go run . -short                      # a smoke test, with figures that mean nothing
 package main
