@@ -31,9 +31,6 @@ const (
 	// not.
 	maxLeft = 384
 
-	// gathering is how many operations under way make it worth while to let more of them gather.
-	gathering = 24
-
 	// What was given up leaves the queue when it is answered, or when the connection is found dead.
 	maxGivenUp  = 64
 	queueMemory = dialTimeout + writeTimeout + keepAlive
@@ -48,9 +45,6 @@ const (
 func (l *load) begin(now time.Time) (crowded bool) {
 	return l.underWay.Add(1) > crowd || now.UnixNano() < l.fullTo.Load()
 }
-
-// isMany reports whether so many operations are under way that some of them should go together.
-func (l *load) isMany() bool { return l.underWay.Load() >= gathering }
 
 // answered ends an operation that got its answer.
 func (l *load) answered() {

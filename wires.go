@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,7 +17,7 @@ type dialFunc func(ctx context.Context, address string, dialer *net.Dialer, conf
 // begun on one that is gone, to wait behind another's dial, which no context bounds; and they can be
 // closed from outside, when the client waits for a server that does not answer.
 type wires struct {
-	busy      func() bool  // reports whether many operations are under way
+	underWay  func() int64 // how many operations are
 	unsettled atomic.Int32 // connections that are being made, up to the first byte that comes
 
 	mu     sync.Mutex
@@ -26,41 +25,6 @@ type wires struct {
 	closed bool
 	ctx    context.Context // of dials; made with the first, ends with close
 	cancel context.CancelFunc
-}
-
-type wire struct {
-	net.Conn
-	settle func() // idempotent
-	spoken atomic.Bool
-	busy   func() bool
-	once   sync.Once
-	gone   func()
-}
-
-// Read notes the first byte: until then, the client may be waiting for the answer to its greeting.
-func (w *wire) Read(b []byte) (int, error) {
-	n, err := w.Conn.Read(b)
-	if n > 0 && !w.spoken.Load() {
-		w.spoken.Store(true)
-		w.settle()
-	}
-	return n, err
-}
-
-// Write lets the others run first when there are many: what they ask for meanwhile goes by one write the
-// next time, in place of one for each. That is the same as waiting for more, without a timer, and costs
-// nothing when there is nobody to run.
-func (w *wire) Write(b []byte) (int, error) {
-	if w.busy() {
-		runtime.Gosched()
-	}
-	return w.Conn.Write(b)
-}
-
-// Close calls gone once, before it closes the connection.
-func (w *wire) Close() error {
-	w.once.Do(w.gone)
-	return w.Conn.Close()
 }
 
 // watch returns a function that dials with dial, or as rueidis would if that is nil. lost is called when
@@ -79,7 +43,8 @@ func (ws *wires) watch(dial dialFunc, lost func()) dialFunc {
 			settle()
 			return nil, err
 		}
-		w := &wire{Conn: c, settle: settle, busy: ws.busy}
+		w := newWire(c, ws.underWay)
+		w.settle = settle
 		w.gone = func() {
 			settle()
 			ws.remove(w)

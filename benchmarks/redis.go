@@ -33,7 +33,8 @@ func runRedis(s settings) (report, error) {
 	}
 	r.Tables = append(r.Tables,
 		bytes.table("Redis look-ups, byte values", "GET of a value of 200 bytes from a Redis on the same machine; ns an operation over all goroutines together."+
-			" One goroutine alone pays for the pipelining, with our options too: commands and replies are handed from goroutine to goroutine, each of which has to be woken; the client by default does the same from the moment when two commands have met on a connection."),
+			" What a command costs on one connection is mostly that goroutines are woken to send it and to hand out its reply. Ours stays awake while replies are on their way,"+
+			" and sends commands together (docs/design.md says how); that gains nothing with a server so far away that it goes to sleep anyway."),
 		structs.table("Redis look-ups, struct values", "The same with a struct of about 200 bytes, encoded and decoded."))
 	r.Charts = append(r.Charts, chart{
 		File: "redis", Title: "Look-ups in Redis, 256 goroutines", Subtitle: "thousands a second, longer is better; a value of 200 bytes, server and client on 2 cores",

@@ -49,4 +49,18 @@ var redisMutants = []mutant{
 		run:     "TestMoreCallersThanTheQueueHoldsLeaveAFrozenServerInTime",
 		within:  20 * time.Second, // it makes them wait for ever
 	},
+	{
+		name:    "reader-sleeps-before-what-waits-is-written",
+		promise: "G11",
+		edits:   change("wire.go", "\t\tw.awake.Store(false)\n\t\tw.flushAside()", "\t\tw.awake.Store(false)"),
+		run:     "TestWhatWaitsIsWrittenBeforeTheReaderSleeps/nobody_asks",
+		within:  10 * time.Second, // nobody ever writes it
+	},
+	{
+		name:    "reader-waits-for-the-writer",
+		promise: "G11",
+		edits:   change("wire.go", "|| !w.mu.TryLock() {\n\t\treturn\n\t}", "{\n\t\treturn\n\t}\n\tw.mu.Lock()"),
+		run:     "TestTheReaderGoesOnWhileTheWriterIsStuck",
+		within:  10 * time.Second, // both wait for ever
+	},
 }

@@ -1,0 +1,380 @@
+//go:build unix
+
+package cacheaside
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/binary"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// socketPair returns the two ends of a connection over the loopback interface.
+func socketPair(t *testing.T) (near, far *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	s, err := l.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_ = c.Close()
+		_ = s.Close()
+	})
+	for _, end := range []net.Conn{c, s} { // a test that hangs says where
+		require.NoError(t, end.SetDeadline(time.Now().Add(20*time.Second)))
+	}
+	return c.(*net.TCPConn), s.(*net.TCPConn)
+}
+
+// testWire returns a wire whose server has spoken, the other end of it, and how many operations it takes
+// to be under way.
+func testWire(t *testing.T) (w *wire, server *net.TCPConn, underWay *atomic.Int64) {
+	t.Helper()
+	near, far := socketPair(t)
+	underWay = new(atomic.Int64)
+	w = newWire(near, underWay.Load)
+	w.settle, w.gone = func() {}, func() {}
+	w.spoken.Store(true)
+	w.direct = directly(near) // on one processor too
+	return w, far, underWay
+}
+
+// takes requires that the server gets exactly this next.
+func takes(t *testing.T, server net.Conn, want string) {
+	t.Helper()
+	got := make([]byte, len(want))
+	_, err := io.ReadFull(server, got)
+	require.NoError(t, err)
+	require.Equal(t, want, string(got))
+}
+
+// takesNothing requires that nothing comes to the server for a while.
+func takesNothing(t *testing.T, server net.Conn) {
+	t.Helper()
+	require.NoError(t, server.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
+	n, err := server.Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded, "%d bytes came", n)
+	require.NoError(t, server.SetReadDeadline(time.Now().Add(20*time.Second)))
+}
+
+// send writes to w, as the client does.
+func send(t *testing.T, w *wire, text string) {
+	t.Helper()
+	n, err := w.Write([]byte(text))
+	require.NoError(t, err)
+	require.Equal(t, len(text), n)
+}
+
+func TestCommandsWaitForEachOtherWhileTheReaderIsAwake(t *testing.T) {
+	w, server, underWay := testWire(t)
+	underWay.Store(3 * parts)
+	send(t, w, "nobody is awake,")
+	takes(t, server, "nobody is awake,")
+
+	_, err := server.Write([]byte("reply"))
+	require.NoError(t, err)
+	_, err = w.Read(make([]byte, 5))
+	require.NoError(t, err)
+	send(t, w, "one,")
+	send(t, w, "two,")
+	takesNothing(t, server)
+	send(t, w, "three.")
+	takes(t, server, "one,two,three.")
+
+	send(t, w, "something large, ")
+	send(t, w, string(make([]byte, maxBatch)))
+	takes(t, server, "something large, "+string(make([]byte, maxBatch)))
+
+	underWay.Store(manyUnderWay)
+	send(t, w, "one of many.")
+	takes(t, server, "one of many.")
+
+	underWay.Store(5 * parts)
+	send(t, w, "it waits,")
+	underWay.Store(1)
+	send(t, w, "for one who is alone,")
+	send(t, w, "who does not wait.")
+	takes(t, server, "it waits,for one who is alone,who does not wait.")
+}
+
+func TestWhatWaitsIsWrittenBeforeTheReaderSleeps(t *testing.T) {
+	for name, state := range map[string]int64{"nobody asks": 0, "it waits in vain": 5 * parts, "so many ask": manyUnderWay} {
+		t.Run(name, func(t *testing.T) {
+			w, server, underWay := testWire(t)
+			underWay.Store(5 * parts)
+			w.awake.Store(true)
+			send(t, w, "question")
+			takesNothing(t, server)
+
+			underWay.Store(state)
+			answer := make(chan string)
+			go func() {
+				b := make([]byte, 100)
+				n, _ := w.Read(b)
+				answer <- string(b[:n])
+			}()
+			takes(t, server, "question")
+			time.Sleep(10 * time.Millisecond) // so that it sleeps
+			_, err := server.Write([]byte("answer"))
+			require.NoError(t, err)
+			require.Equal(t, "answer", <-answer)
+		})
+	}
+}
+
+func TestTheWriterNoticesThatTheReaderWentToSleep(t *testing.T) {
+	w, server, underWay := testWire(t)
+	underWay.Store(5 * parts)
+	w.awake.Store(true)
+	w.mu.Lock() // the writer has found the reader awake, and is about to add to the batch
+	done := make(chan error)
+	go func() {
+		_, err := w.Write([]byte("question"))
+		done <- err
+	}()
+	time.Sleep(10 * time.Millisecond)
+	w.fallAsleep()
+	w.mu.Unlock()
+	require.NoError(t, <-done)
+	takes(t, server, "question")
+}
+
+func TestTheReaderGoesOnWhenTheServerTakesNothing(t *testing.T) {
+	w, server, underWay := testWire(t)
+	underWay.Store(5 * parts)
+	filler := make([]byte, 1<<16)
+	filled := 0
+	for full := 0; full < 100; { // until there is no room, not even after a late acknowledgement
+		n := w.direct.writeNow(filler)
+		if filled += n; n > 0 {
+			full = 0
+			continue
+		}
+		full++
+		time.Sleep(time.Millisecond)
+	}
+	w.awake.Store(true)
+	send(t, w, "question")
+	_, err := server.Write([]byte("answer"))
+	require.NoError(t, err)
+	b := make([]byte, 100)
+	n, err := w.Read(b) // writes what waits, if it can
+	require.NoError(t, err)
+	require.Equal(t, "answer", string(b[:n]))
+
+	done := make(chan error)
+	go func() {
+		_, err := w.Write([]byte(", and another")) // behind the first, whoever writes it
+		done <- err
+	}()
+	_, err = io.ReadFull(server, make([]byte, filled))
+	require.NoError(t, err)
+	takes(t, server, "question")
+	require.NoError(t, <-done)
+	w.fallAsleep()
+	takes(t, server, ", and another")
+}
+
+func TestAWireThatFailsSaysSo(t *testing.T) {
+	t.Run("closed", func(t *testing.T) {
+		w, _, underWay := testWire(t)
+		underWay.Store(5 * parts)
+		w.awake.Store(true) // the reader has gone without a word
+		send(t, w, "question")
+		require.NoError(t, w.Close())
+		_, err := w.Write([]byte("another"))
+		require.ErrorIs(t, err, net.ErrClosed, "the client waits for that error")
+	})
+	t.Run("lost", func(t *testing.T) {
+		w, _, underWay := testWire(t)
+		underWay.Store(5 * parts)
+		w.awake.Store(true)
+		send(t, w, "question")
+		require.NoError(t, w.Conn.(*net.TCPConn).CloseWrite())
+		require.NoError(t, w.Conn.(*net.TCPConn).SetReadDeadline(time.Time{}))
+		_, err := w.Read(make([]byte, 1)) // it fails to write what waits, and the reader would wait for ever
+		require.Error(t, err)
+		_, err = w.Write([]byte("another"))
+		require.ErrorIs(t, err, syscall.EPIPE)
+	})
+	t.Run("ended by the server", func(t *testing.T) {
+		w, server, underWay := testWire(t)
+		underWay.Store(5 * parts)
+		require.NoError(t, server.Close())
+		_, err := w.Read(make([]byte, 1))
+		require.ErrorIs(t, err, io.EOF)
+		require.False(t, w.awake.Load())
+	})
+}
+
+func TestAReaderStaysAwakeOnlyIfItIsWorthIt(t *testing.T) {
+	w, server, underWay := testWire(t)
+	asked := 0
+	read := w.direct.in.call
+	w.direct.in.call = func(fd int, b []byte) (int, error) {
+		asked++
+		return read(fd, b)
+	}
+	get := func(replies int) (attempts int) {
+		asked = 0
+		for range replies {
+			_, err := w.Read(make([]byte, 1))
+			require.NoError(t, err)
+		}
+		return asked
+	}
+	near := func(replies int) int {
+		_, err := server.Write(make([]byte, replies))
+		require.NoError(t, err)
+		return get(replies)
+	}
+	far := func(replies int) (attempts int) {
+		for range replies {
+			time.AfterFunc(3*time.Millisecond, func() { _, _ = server.Write([]byte{1}) })
+			attempts += get(1)
+		}
+		return attempts
+	}
+	for _, n := range []int64{0, manyUnderWay} {
+		underWay.Store(n)
+		require.Zero(t, near(10)+far(3), "with %d operations under way", n)
+	}
+	underWay.Store(1)
+	tried := far(2 * maxSkip)
+	require.Greater(t, tried, maxPolls, "it does try")
+	require.Less(t, tried, 20*maxPolls, "but seldom, for a server that is far away")
+	near(maxSkip)
+	require.GreaterOrEqual(t, near(10), 9, "it tries again once the server is near")
+	require.Greater(t, far(2), maxPolls, "and forgets how far away it was")
+	near(2)
+	require.Equal(t, 3*sleepTurn-3, near(3*sleepTurn), "and sleeps now and then, for the sake of others")
+}
+
+func TestTheReaderGoesOnWhileTheWriterIsStuck(t *testing.T) {
+	w, server, underWay := testWire(t)
+	underWay.Store(5 * parts)
+	w.awake.Store(true)
+	question := string(make([]byte, 1<<25)) // more than the system takes
+	done := make(chan error)
+	go func() {
+		_, err := w.Write([]byte("first, "))
+		if err == nil {
+			_, err = w.Write([]byte(question))
+		}
+		done <- err
+	}()
+	require.Eventually(t, func() bool { // until it holds the lock for long
+		if w.mu.TryLock() {
+			w.mu.Unlock()
+			return false
+		}
+		return w.waiting.Load() == 2
+	}, 10*time.Second, 20*time.Millisecond)
+	_, err := server.Write([]byte("answer"))
+	require.NoError(t, err)
+	_, err = io.ReadFull(w, make([]byte, len("answer")))
+	require.NoError(t, err)
+	takes(t, server, "first, "+question)
+	require.NoError(t, <-done)
+}
+
+func TestTheFirstByteSettlesAWire(t *testing.T) {
+	w, server, underWay := testWire(t)
+	underWay.Store(5 * parts)
+	w.spoken.Store(false)
+	settled := 0
+	w.settle = func() { settled++ }
+	_, err := server.Write([]byte("hello, and"))
+	require.NoError(t, err)
+	for range 5 {
+		_, err := w.Read(make([]byte, 2))
+		require.NoError(t, err)
+		require.Equal(t, 1, settled)
+	}
+}
+
+func TestOnlyABareSocketIsReadDirectly(t *testing.T) {
+	near, _ := socketPair(t)
+	require.NotNil(t, directly(near))
+	require.Nil(t, directly(struct{ *net.TCPConn }{near}), "what somebody has wrapped counts, logs, or encrypts")
+	require.Nil(t, directly(tls.Client(near, &tls.Config{MinVersion: tls.VersionTLS12})))
+
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	require.NoError(t, err)
+	defer l.Close()
+	c, err := net.Dial("unix", l.Addr().String())
+	require.NoError(t, err)
+	defer c.Close()
+	require.NotNil(t, directly(c))
+
+	require.NoError(t, near.Close())
+	_, err = directly(near).readNow(make([]byte, 1))
+	require.Error(t, err)
+	require.Zero(t, directly(near).writeNow([]byte{1}))
+}
+
+// TestNothingIsLostBetweenWriterAndReader sends frames to a server that sends them back, while the number of
+// operations jumps: each frame comes back, in order, and the last of them without another's help.
+func TestNothingIsLostBetweenWriterAndReader(t *testing.T) {
+	w, server, underWay := testWire(t)
+	go func() { _, _ = io.Copy(server, server) }()
+	const frames = 30000
+	sent := func(i uint32) []byte {
+		return binary.BigEndian.AppendUint32(bytes.Repeat([]byte{byte(i)}, int(i%97)), i)
+	}
+	var back atomic.Uint32
+	var all sync.WaitGroup
+	all.Go(func() {
+		levels := []int64{1, 2, 9, 20, 40, manyUnderWay, 1}
+		for i := range uint32(frames) {
+			if i%8 == 0 {
+				underWay.Store(levels[rand.IntN(len(levels))])
+			}
+			for i > back.Load()+200 { // callers wait for replies
+				time.Sleep(time.Microsecond)
+			}
+			if _, err := w.Write(sent(i)); err != nil {
+				t.Errorf("frame %d: %v", i, err)
+				return
+			}
+		}
+	})
+	got := &wireReader{w}
+	for i := range uint32(frames) {
+		b := make([]byte, len(sent(i)))
+		_, err := io.ReadFull(got, b)
+		require.NoError(t, err, "frame %d", i)
+		require.Equal(t, sent(i), b, "frame %d", i)
+		back.Store(i)
+	}
+	all.Wait()
+}
+
+// wireReader reads pieces of any length.
+type wireReader struct{ w *wire }
+
+func (r *wireReader) Read(b []byte) (int, error) { return r.w.Read(b[:1+rand.IntN(len(b))]) }
+
+func TestAnAttemptIsInterrupted(t *testing.T) {
+	w, _, _ := testWire(t)
+	for err, want := range map[error]error{syscall.EINTR: nil, syscall.EAGAIN: nil, syscall.ECONNRESET: syscall.ECONNRESET} {
+		w.direct.in.call = func(int, []byte) (int, error) { return -1, err }
+		n, got := w.direct.readNow(make([]byte, 1))
+		require.Zero(t, n)
+		require.ErrorIs(t, got, want)
+	}
+}
