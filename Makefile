@@ -44,7 +44,7 @@ cover: redis-server ## show the statements of the root package that no test reac
 	$(GO) tool cover -func=coverage.out | tail -1
 	@echo "go tool cover -html=coverage.out shows which"
 
-bench: ## measure the library's own benchmarks
+bench: redis-server ## measure the library's own benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem .
 
 compare: redis-server ## measure beside other libraries and draw the pictures, ten minutes (ARGS='-short': does it run?)

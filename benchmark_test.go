@@ -2,9 +2,17 @@ package cacheaside
 
 import (
 	"context"
+	"runtime"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cacheaside/cacheaside/internal/redistest"
 )
 
 // The benchmarks of what every user pays: a hit, a miss, a joined flight. What they are compared with is
@@ -196,4 +204,56 @@ func BenchmarkStoredForm(b *testing.B) {
 			_, _ = f.decode(key, data)
 		}
 	})
+}
+
+// BenchmarkRedisBesideWork is a look-up in Redis while other goroutines have something to do on every
+// processor, beside the same by the client alone.
+func BenchmarkRedisBesideWork(b *testing.B) {
+	cfg, err := ParseConfig(redistest.Start(b).URL(BackendRueidis))
+	require.NoError(b, err)
+	c, err := Open[[]byte](b.Context(), cfg, WithCodec(BytesCodec()))
+	require.NoError(b, err)
+	defer c.Close()
+	require.NoError(b, c.Set(b.Context(), key, []byte("value"), time.Hour))
+	option, err := clientOption(cfg.Redis)
+	require.NoError(b, err)
+	option.DisableCache = true
+	client, err := rueidis.NewClient(option)
+	require.NoError(b, err)
+	defer client.Close()
+
+	for name, get := range map[string]func() error{
+		"Get": func() error {
+			_, err := c.Get(context.Background(), key)
+			return err
+		},
+		"Client": func() error {
+			err := client.Do(context.Background(), client.B().Get().Key(key).Build()).Error()
+			if rueidis.IsRedisNil(err) {
+				return nil
+			}
+			return err
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			var others sync.WaitGroup
+			var done atomic.Bool
+			for range 2 * runtime.GOMAXPROCS(0) {
+				others.Go(func() {
+					for !done.Load() {
+						for begun := time.Now(); time.Since(begun) < 100*time.Microsecond; {
+						}
+						runtime.Gosched()
+					}
+				})
+			}
+			for b.Loop() {
+				if err := get(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			done.Store(true)
+			others.Wait()
+		})
+	}
 }

@@ -154,7 +154,7 @@ func nearHits(s settings, t *standing, addr string, size int) error {
 		{label{"rueidisaside + json.Unmarshal", "its near cache holds bytes", peer}, rueidisAside},
 	}
 	var failed atomic.Pointer[error]
-	for _, n := range []int{1, 2} {
+	for _, n := range s.byLife([]int{1, 2}) {
 		var err error
 		atProcs(n, func() {
 			var subjects []subject
@@ -171,7 +171,7 @@ func nearHits(s settings, t *standing, addr string, size int) error {
 				who = append(who, c.label)
 				subjects = append(subjects, subject{name: c.name, run: getters(n, newSequence(keys, func() int { return rand.Intn(len(keys)) }), get, &failed)})
 			}
-			t.add(fmt.Sprintf("%d × %s", n, map[int]string{200: "200 B", 4096: "4 KB"}[size]), who, interleave(s, subjects))
+			t.add(fmt.Sprintf("%d × %s", n, map[int]string{200: "200 B", 4096: "4 KB"}[size]), who, interleave(s.life(), subjects))
 			if f := failed.Load(); f != nil {
 				err = *f
 			}
