@@ -240,10 +240,11 @@ func BenchmarkRedisBesideWork(b *testing.B) {
 			var done atomic.Bool
 			for range 2 * runtime.GOMAXPROCS(0) {
 				others.Go(func() {
-					for !done.Load() {
-						for begun := time.Now(); time.Since(begun) < 100*time.Microsecond; {
+					for begun := time.Now(); !done.Load(); {
+						if time.Since(begun) > 100*time.Microsecond {
+							runtime.Gosched()
+							begun = time.Now()
 						}
-						runtime.Gosched()
 					}
 				})
 			}
