@@ -131,6 +131,11 @@ func TestSetsDuringCloseLeaveNothing(t *testing.T) {
 		writers.Wait()
 		require.Zero(t, c.Stats().Entries)
 	}
+
+	c := newTestCache[int](t, Config{})
+	require.NoError(t, c.Close())
+	require.NoError(t, c.store.set(t.Context(), key, c.entry(1, time.Hour, c.clock.now(), 0)), "by one who found the cache open just before")
+	require.Zero(t, c.Stats().Entries)
 }
 
 func TestMaxEntriesBoundsAtEveryMoment(t *testing.T) {
