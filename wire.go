@@ -21,7 +21,7 @@ import (
 type wire struct {
 	net.Conn
 	direct   *socket      // for reads and writes that do not wait; nil: not possible, nobody stays awake
-	underWay func() int64 // how many operations are, on all wires
+	underWay func() int64 // how many operations are under way, on all wires
 
 	settle func() // idempotent
 	spoken atomic.Bool
@@ -139,11 +139,11 @@ func (w *wire) fallAsleep() {
 
 // Write writes b, or keeps it for the next who writes.
 func (w *wire) Write(b []byte) (int, error) {
-	n := w.underWay()
+	gathering, n := w.isGathering(), w.underWay()
 	size := n / parts
-	if !w.isGathering() || size <= 1 || n >= manyUnderWay {
+	if !gathering || size <= 1 || n >= manyUnderWay {
 		size = 0
-		if n >= manyUnderWay || n >= manyUnderWayAsleep && !w.awake.Load() {
+		if n >= manyUnderWay || n >= manyUnderWayAsleep && !gathering {
 			runtime.Gosched()
 		}
 		if w.waiting.Load() == 0 {

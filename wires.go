@@ -17,7 +17,7 @@ type dialFunc func(ctx context.Context, address string, dialer *net.Dialer, conf
 // begun on one that is gone, to wait behind another's dial, which no context bounds; and they can be
 // closed from outside, when the client waits for a server that does not answer.
 type wires struct {
-	underWay  func() int64 // how many operations are
+	underWay  func() int64 // how many operations are under way
 	unsettled atomic.Int32 // connections that are being made, up to the first byte that comes
 
 	mu     sync.Mutex
