@@ -24,13 +24,13 @@ export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: redis-server ## run the tests of the library
-	$(GO) test -shuffle=on -timeout $(TEST_TIMEOUT) ./...
+test: redis-server ## run the tests of the library, with the race detector
+	$(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) ./...
 
-race: redis-server chromium ## run the tests of every module, with the race detector
-	@set -e; for m in $(MODULES); do \
+race: test chromium ## the same, and the tests of the nested modules
+	@set -e; for m in $(filter-out .,$(MODULES)); do \
 		echo "== $$m: go test -race"; \
-		(cd $$m && $(GO) vet ./... && $(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) ./...); \
+		(cd $$m && $(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) ./...); \
 	done
 
 lint: $(LINT) ## check every module with golangci-lint
