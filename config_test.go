@@ -117,6 +117,24 @@ func TestConfigIsReadBackFromItsString(t *testing.T) {
 	require.Equal(t, "memory://", Config{}.String())
 }
 
+func TestAConfigIsPrintedAsOneWouldWriteIt(t *testing.T) {
+	for text, want := range map[string]string{
+		"memory://?max_entries=5&stale_for=60s":                    "memory://?max_entries=5&stale_for=1m",
+		"rueidis://user:secret@host:6379/2?prefix=app&name=users":  "rueidis://user:xxxxx@host:6379/2?prefix=app&name=users",
+		"rueidis://:secret@host:6379":                              "rueidis://:xxxxx@host:6379",
+		"rueidis://a%40b:s%2Fe%3A@[::1]:6379/0":                    "rueidis://a%40b:xxxxx@[::1]:6379",
+		"rueidis-aside://host1:6379,host2:6379?cluster=true":       "rueidis-aside://host1:6379,host2:6379?cluster=true",
+		"rueidis:///run/redis.sock?db=1&username=user":             "rueidis://?addrs=%2Frun%2Fredis.sock&username=user&db=1",
+		"rueidis://?redis=redis%3A%2F%2Fu%3Ap%40h%3A1":             "rueidis://?redis=redis%3A%2F%2Fu%3Axxxxx%40h%3A1",
+		"memory://?stale_for=1h&fetch_timeout=1h10m&op_timeout=1s": "memory://?fetch_timeout=1h10m&op_timeout=1s&stale_for=1h",
+		"memory://?stale_for=1h0m5s&negative_ttl=10m":              "memory://?negative_ttl=10m&stale_for=1h0m5s",
+	} {
+		c, err := ParseConfig(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, c.String())
+	}
+}
+
 func TestParseConfigReadsLocations(t *testing.T) {
 	redis := func(r RedisConfig) Config { return Config{Backend: BackendRueidis, Redis: r} }
 	for text, want := range map[string]Config{

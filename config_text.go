@@ -217,7 +217,7 @@ func formatField(place any) string {
 	case *float64:
 		return nonZero(*p, func(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) })
 	case *time.Duration:
-		return nonZero(*p, time.Duration.String)
+		return nonZero(*p, shortDuration)
 	default:
 		panic(fmt.Sprintf("cacheaside: no printer for a field of type %T", place))
 	}
@@ -229,6 +229,18 @@ func nonZero[V comparable](v V, format func(V) string) string {
 		return ""
 	}
 	return format(v)
+}
+
+// shortDuration is d without the zeros that [time.Duration.String] ends with: 1m for 1m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // String returns the one-line form that [ParseConfig] reads, with what differs from the zero value, and
@@ -246,7 +258,7 @@ func (c Config) String() string {
 	}
 	setDefault(&c.Backend, BackendMemory)
 	var b strings.Builder
-	b.WriteString(c.Backend + "://")
+	b.WriteString(c.Backend + "://" + c.takeLocation())
 	separator := byte('?')
 	for _, f := range configFields[1:] {
 		if text := formatField(f.place(&c)); text != "" {
@@ -256,6 +268,33 @@ func (c Config) String() string {
 		}
 	}
 	return b.String()
+}
+
+// takeLocation returns what String writes between :// and ?, and clears the fields that stand in it. Whatever a
+// location cannot hold remains a parameter.
+func (c *Config) takeLocation() string {
+	r := &c.Redis
+	inProcess := c.Backend == BackendMemory || c.Backend == BackendNoop
+	if inProcess || r.URL != "" || len(r.Addrs) == 0 || slices.ContainsFunc(r.Addrs, func(a string) bool { return !plainHost(a) }) {
+		return ""
+	}
+	location := strings.Join(r.Addrs, ",")
+	switch {
+	case r.Password != "":
+		location = url.UserPassword(r.Username, r.Password).String() + "@" + location
+	case r.Username != "":
+		location = url.User(r.Username).String() + "@" + location
+	}
+	if r.DB != 0 {
+		location += "/" + strconv.Itoa(r.DB)
+	}
+	r.Addrs, r.Username, r.Password, r.DB = nil, "", "", 0
+	return location
+}
+
+// plainHost reports whether an address is made of nothing but what a host and a port are.
+func plainHost(address string) bool {
+	return address != "" && strings.Trim(address, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]") == ""
 }
 
 // redactURL hides what stands between the first colon of a URL's user part and its last @. It works on

@@ -141,7 +141,7 @@ func ExampleParseConfig() {
 	// Output:
 	// <nil>
 	// rueidis-aside [redis:6379] 2 shop users 1m30s
-	// rueidis-aside://?addrs=redis%3A6379&username=app&password=xxxxx&db=2&prefix=shop&name=users&stale_for=1m30s
+	// rueidis-aside://app:xxxxx@redis:6379/2?prefix=shop&name=users&stale_for=1m30s
 	// cacheaside: invalid configuration: Jitter is 2, allowed: a fraction from 0 to 1
 }
 
