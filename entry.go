@@ -13,17 +13,19 @@ type entry[T any] struct {
 	value    T
 	deadline int64 // when a store may forget it: the end of its freshness plus the cache's stale window
 
-	// meta holds, from the highest bit down: 1 bit, set for a negative entry; 28 bits, how many
-	// milliseconds before the end of its freshness a refresh is due; 35 bits, when it was stored, in
-	// milliseconds (397 days of them; an age beyond that is told wrong, nothing else).
+	// meta holds, from the highest bit down: 1 bit, set for a negative entry; 28 bits, how long before the
+	// end of its freshness a refresh is due, of which the first tells the unit, milliseconds or 4096 of
+	// them; 35 bits, when it was stored, in milliseconds (397 days of them; an age beyond that is told
+	// wrong, nothing else).
 	meta uint64
 }
 
 const (
 	storedBits  = 35
-	earlyBits   = 28
-	maxEarly    = 1<<earlyBits - 1 // milliseconds, about three days
-	negativeBit = 1 << (storedBits + earlyBits)
+	earlyBits   = 27
+	maxEarly    = 1<<earlyBits - 1 // a day and a half in milliseconds, 17 years in the larger unit
+	earlyShift  = 12               // from one unit to the other
+	negativeBit = 1 << (storedBits + earlyBits + 1)
 )
 
 // newEntry makes the entry of a value stored at now that is fresh until freshUntil, with a refresh due
@@ -33,8 +35,16 @@ func newEntry[T any](value T, now, freshUntil, window int64, early time.Duration
 	if freshUntil < never {
 		e.deadline = min(freshUntil+window, never-1)
 	}
-	e.meta = stored(now) | uint64(min(max(early.Milliseconds(), 0), maxEarly))<<storedBits
+	e.meta = stored(now) | packEarly(early)<<storedBits
 	return e
+}
+
+func packEarly(early time.Duration) uint64 {
+	ms := max(early.Milliseconds(), 0)
+	if ms <= maxEarly {
+		return uint64(ms)
+	}
+	return uint64(min(ms>>earlyShift, maxEarly)) | 1<<earlyBits
 }
 
 // negativeEntry makes the entry that says "the source has none" until the deadline.
@@ -48,7 +58,8 @@ func (e *entry[T]) negative() bool { return e.meta&negativeBit != 0 }
 
 // early is how long before the end of its freshness a refresh is due, in nanoseconds.
 func (e *entry[T]) early() int64 {
-	return int64(e.meta>>storedBits&maxEarly) * int64(time.Millisecond)
+	packed := e.meta >> storedBits
+	return int64(packed&maxEarly<<(packed>>earlyBits&1*earlyShift)) * int64(time.Millisecond)
 }
 
 // freshUntil is when the entry stops to be fresh, given the cache's stale window.

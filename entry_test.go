@@ -18,7 +18,7 @@ func TestAnEntryKeepsItsTimes(t *testing.T) {
 	const ms = int64(time.Millisecond)
 	for _, now := range []int64{0, 1, ms, int64(time.Hour), int64(365 * 24 * time.Hour), math.MaxInt64 / 4} {
 		for _, window := range []int64{0, int64(time.Minute), maxWindow} {
-			for _, early := range []time.Duration{0, time.Millisecond, time.Hour, 3 * 24 * time.Hour} {
+			for _, early := range []time.Duration{0, time.Millisecond, time.Hour, 1 << 14 * time.Hour} {
 				e := newEntry("v", now, now+int64(time.Hour), window, early)
 				require.False(t, e.negative())
 				require.Equal(t, now+int64(time.Hour), e.freshUntil(window))
@@ -40,11 +40,14 @@ func TestAnEntryThatDoesNotExpire(t *testing.T) {
 }
 
 func TestWhatDoesNotFitIntoAnEntryIsClamped(t *testing.T) {
-	require.EqualValues(t, maxEarly*int64(time.Millisecond), func() int64 {
+	require.EqualValues(t, maxEarly<<earlyShift*int64(time.Millisecond), func() int64 {
 		e := newEntry("v", 0, never-1, 0, math.MaxInt64)
 		return e.early()
 	}())
-	e := newEntry("v", 0, 1, 0, -time.Hour)
+	days := 10*24*time.Hour + time.Millisecond
+	e := newEntry("v", 0, never-1, 0, days)
+	require.InDelta(t, int64(days), e.early(), float64(1<<earlyShift*time.Millisecond), "it is less exact")
+	e = newEntry("v", 0, 1, 0, -time.Hour)
 	require.Zero(t, e.early())
 	require.False(t, e.negative())
 }

@@ -3,6 +3,7 @@ package cacheaside
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -46,13 +47,14 @@ func (c *Client[T]) run(f *flight[T]) {
 	if f.background {
 		defer func() { <-c.refreshes }()
 	}
-	if own := f.context == &f.own; own {
+	own := f.context == &f.own
+	if own {
 		c.deriveContext(f.context)
 	}
 	if c.prepare(f, true) != ready {
 		return
 	}
-	if own := f.context == &f.own; own && f.found.entry != nil {
+	if own && f.found.entry != nil {
 		f.context.previous = f.found.entry
 	}
 	ctx, call := c.fetching(f.context, f.background)
@@ -323,7 +325,7 @@ func (c *Client[T]) early(ttl, took time.Duration) time.Duration {
 	if c.spread {
 		early = min(early+float64(took)*rand.ExpFloat64(), float64(ttl)*(1-c.cfg.RefreshAhead/2))
 	}
-	return time.Duration(max(early, float64(time.Millisecond)))
+	return time.Duration(max(math.Round(early), float64(time.Millisecond)))
 }
 
 // roundUp rounds a ttl up to whole milliseconds, which is what every backend can keep.
