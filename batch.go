@@ -40,6 +40,9 @@ func (c *Client[T]) GetMany(ctx context.Context, keys []string) (map[string]T, e
 // SetMany is [Client.Set] for several keys at once, with one ttl. If some cannot be kept, the others are,
 // and the error says how many failed and why.
 func (c *Client[T]) SetMany(ctx context.Context, values map[string]T, ttl time.Duration) error {
+	if err := c.check(ctx, ""); err != nil {
+		return err
+	}
 	if ttl <= 0 {
 		return invalidTTL(ttl)
 	}
@@ -216,16 +219,8 @@ func (c *Client[T]) concurrently(n int, do func(i int)) {
 	}
 	all.Wait()
 	if err := failure.Load(); err != nil {
-		panic(handedOn(*err))
+		panic(handedOn{*err})
 	}
-}
-
-// handedOn is err, of abnormal, in the form that abnormal knows again.
-func handedOn(err error) any {
-	if err == ErrGoexit {
-		return goexit{}
-	}
-	return err
 }
 
 // sought is one key of a batch, and what was found under it.

@@ -2,6 +2,7 @@ package cacheaside
 
 import (
 	"context"
+	"slices"
 )
 
 // batch is a fetch of several keys under way. Each key has a flight of its own, which others may join, set,
@@ -10,17 +11,13 @@ type batch[T any] struct {
 	flights    []*flight[T] // those that the batch has started
 	context    flightContext
 	fetch      FetchManyFunc[T]
-	background bool // nobody waits for it
+	gone       error // what a key that the source leaves out gets
+	background bool  // nobody waits for it
 }
 
 // joinMany is join for several keys. Those that have no flight are started, as one batch, and the second
 // result tells which.
 func (g *flights[T]) joinMany(ctx context.Context, inside *flightContext, qs []request[T], b *batch[T]) (all []*flight[T], started []bool, err error) {
-	for i := range qs {
-		if inside.runs(g, qs[i].key) {
-			return nil, nil, ErrReentrant
-		}
-	}
 	g.open(ctx, &b.context, inside)
 	all, started = make([]*flight[T], len(qs)), make([]bool, len(qs))
 	b.context.flights.Store(1) // this call's hold on it, so that it does not end before it has begun
@@ -63,19 +60,19 @@ func (b *batch[T]) fetchOne(ctx context.Context, key string) (T, error) {
 	case ok:
 		return value, nil
 	case err == nil:
-		err = ErrNotFound
+		err = b.gone
 	}
 	return value, err
 }
 
 // fetchOrJoinMany waits for the flights of what is missing, having started those that there were none of.
 func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []request[T], fetch FetchManyFunc[T]) {
-	missing = c.leaveOutCooling(m, missing)
+	inside := flightOf(ctx)
+	missing = c.leaveOutReentrant(m, inside, c.leaveOutCooling(m, missing))
 	if len(missing) == 0 {
 		return
 	}
-	b := &batch[T]{fetch: fetch}
-	inside := flightOf(ctx)
+	b := &batch[T]{fetch: fetch, gone: c.gone}
 	all, started, err := c.flights.joinMany(ctx, inside, missing, b)
 	c.start(b)
 	if err != nil {
@@ -119,6 +116,17 @@ func (c *Client[T]) leaveOutCooling(m *many[T], missing []request[T]) []request[
 	return rest
 }
 
+// leaveOutReentrant returns the requests of keys that no fetch is waiting for which this call is part of.
+func (c *Client[T]) leaveOutReentrant(m *many[T], inside *flightContext, missing []request[T]) []request[T] {
+	return slices.DeleteFunc(missing, func(q request[T]) bool {
+		reentrant := inside.runs(c.flights, q.key)
+		if reentrant {
+			m.fail(ErrReentrant)
+		}
+		return reentrant
+	})
+}
+
 // refreshMany starts a batch that replaces what was found, and does not wait for it.
 func (c *Client[T]) refreshMany(ctx context.Context, due []request[T], fetch FetchManyFunc[T]) {
 	rest := due[:0]
@@ -130,7 +138,7 @@ func (c *Client[T]) refreshMany(ctx context.Context, due []request[T], fetch Fet
 	if len(rest) == 0 || !c.mayRefresh() {
 		return
 	}
-	b := &batch[T]{fetch: fetch, background: true}
+	b := &batch[T]{fetch: fetch, gone: c.gone, background: true}
 	_, _, _ = c.flights.joinMany(ctx, nil, rest, b) // nobody waits for its outcome, closed or not
 	if c.start(b); len(b.flights) == 0 {
 		<-c.refreshes
@@ -195,7 +203,7 @@ func (c *Client[T]) runMany(b *batch[T]) {
 			case err != nil:
 				c.settle(f, value, err, now)
 			default:
-				c.settle(f, value, ErrNotFound, now)
+				c.settle(f, value, c.gone, now)
 			}
 		})
 	}()

@@ -2,6 +2,7 @@ package cacheaside
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -86,7 +87,7 @@ func (b *batcher[T]) fetchOne(ctx context.Context, key string) (value T, err err
 	case col.err != nil:
 		return value, col.err
 	}
-	return value, ErrNotFound
+	return value, b.client.gone
 }
 
 // join adds key to the open collection, or to a new one, and reports whether that is full now: then the
@@ -113,7 +114,8 @@ func (b *batcher[T]) join(ctx context.Context, key string, own *flightContext) (
 	return col, full
 }
 
-// close lets nobody else join col, and runs it, unless it has been run for being full.
+// close lets nobody else join col, and runs it, unless it has been run for being full, or all who have joined
+// have gone since, as they have when the cache is closed.
 func (b *batcher[T]) close(col *collection[T]) {
 	b.mu.Lock()
 	due := b.open == col
@@ -121,7 +123,7 @@ func (b *batcher[T]) close(col *collection[T]) {
 		b.open = nil
 	}
 	b.mu.Unlock()
-	if due {
+	if due && slices.ContainsFunc(col.members, func(m *flightContext) bool { return m.Err() == nil }) {
 		b.run(col)
 	}
 }

@@ -45,7 +45,7 @@ type Client[T any] struct {
 	clone   func(T) T
 	sure    atomic.Int64 // what surelyFresh takes off a deadline; see setSure
 	opts    options
-	gone    error       // what a remembered "not found" returns
+	gone    error       // what a remembered "not found" returns, and a key that a batch's source leaves out
 	instant bool        // the store is in this process altogether: what peek does not find is not there
 	down    func() bool // the backend does not answer
 	spread  bool        // several processes refresh the same entries, and should not do it together
@@ -67,6 +67,7 @@ var _ Cache[struct{}] = (*Client[struct{}])(nil)
 // Get returns what is cached under key and within its ttl. It never fetches. It returns [ErrMiss] if
 // there is nothing, [ErrNotFound] if "the source has none" is remembered, [ErrMiss] together with
 // [ErrInvalidValue] if what is stored cannot be read, and [ErrUnavailable] if the backend does not answer.
+// What this process holds is returned even if ctx has ended.
 func (c *Client[T]) Get(ctx context.Context, key string) (T, error) {
 	e := c.store.peek(key)
 	if e != nil && c.surelyFresh(e) {
@@ -117,7 +118,7 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	if err != nil {
 		return err
 	}
-	return c.writeError(c.store.set(ctx, key, c.entry(value, ttl, c.clock.now(), 0)))
+	return c.writeError(c.store.set(ctx, key, c.entry(c.own(value), ttl, c.clock.now(), 0)))
 }
 
 // Delete removes what is cached under key. After it has returned nil, no call of this process returns what
@@ -187,15 +188,21 @@ func (c *Client[T]) Stats() Stats {
 
 // check returns the error of a call that cannot be served at all.
 func (c *Client[T]) check(ctx context.Context, key string) error {
+	if err := c.checkLookup(key); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// checkLookup is check for a look-up, which what this process holds answers even if its context has ended: so it
+// does not depend on how close the entry is to its deadline, and on the fast path it costs nothing to look.
+func (c *Client[T]) checkLookup(key string) error {
 	select {
 	case <-c.closed:
 		return ErrClosed
 	default:
 	}
-	if err := checkKey(key); err != nil {
-		return err
-	}
-	return ctx.Err()
+	return checkKey(key)
 }
 
 func invalidTTL(ttl time.Duration) error {
@@ -227,7 +234,7 @@ func (c *Client[T]) countLocalHit() {
 
 // get is Get without its fast path. kept is what peek returned.
 func (c *Client[T]) get(ctx context.Context, key string, kept *entry[T]) (value T, err error) {
-	if err := c.check(ctx, key); err != nil {
+	if err := c.checkLookup(key); err != nil {
 		return value, err
 	}
 	c.sampled(key)
@@ -274,8 +281,8 @@ func (c *Client[T]) find(ctx context.Context, key string, kept *entry[T]) (found
 			return f, nil
 		}
 	}
-	if c.instant {
-		return found[T]{state: absent}, nil
+	if err := ctx.Err(); err != nil || c.instant {
+		return found[T]{state: absent}, err
 	}
 	e, err := c.store.lookup(ctx, key)
 	if err != nil {
@@ -330,6 +337,14 @@ func (c *Client[T]) hit(f found[T]) (r Result[T], err error) {
 	}
 	r.Value = c.copied(f.entry.value)
 	return r, nil
+}
+
+// own is what is kept of a value that its caller may go on to change. Redis is sent an encoded copy anyway.
+func (c *Client[T]) own(value T) T {
+	if c.instant {
+		return c.copied(value)
+	}
+	return value
 }
 
 // copied is what a caller gets of a value that others get too.

@@ -180,7 +180,8 @@ func (e *env) settleInside(condition func() bool) {
 
 // source is a source of values under the test's control.
 type source[T any] struct {
-	calls  atomic.Int64
+	calls, returned atomic.Int64
+
 	mu     sync.Mutex
 	value  T
 	err    error
@@ -212,6 +213,7 @@ func (s *source[T]) fetch(ctx context.Context, key string) (T, error) {
 	value, err, gate, deaf, inside := s.value, s.err, s.gate, s.deaf, s.inside
 	s.mu.Unlock()
 	s.calls.Add(1)
+	defer s.returned.Add(1)
 	if inside != nil {
 		inside(ctx, key)
 	}

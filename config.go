@@ -49,7 +49,7 @@ type Config struct {
 	LocalTTL time.Duration `json:"local_ttl,omitempty" yaml:"local_ttl"`
 
 	// ReapInterval is how often expired entries are removed that nobody asks for; they are gone within
-	// two intervals. Negative: never, an expired entry then leaves only when it is asked for, replaced or
+	// two intervals. Negative: never, an expired entry then stays, unseen, until it is replaced, deleted or
 	// evicted. Defaults to 2 seconds.
 	ReapInterval time.Duration `json:"reap_interval,omitempty" yaml:"reap_interval"`
 
@@ -90,8 +90,8 @@ type Config struct {
 	// does not expire together. From 0 to 1. Defaults to zero: ttls are exact.
 	Jitter float64 `json:"jitter,omitempty" yaml:"jitter"`
 
-	// ErrorCooldown is how long after a failed fetch its error is given to further callers of the key
-	// instead of asking the source again. Defaults to zero: not at all.
+	// ErrorCooldown is how long after a failed fetch its error, wrapped, is given to further callers of the
+	// key instead of asking the source again. Defaults to zero: not at all.
 	ErrorCooldown time.Duration `json:"error_cooldown,omitempty" yaml:"error_cooldown"`
 
 	// MaxValueBytes bounds a value in its stored form in Redis, before it is sent and before it is

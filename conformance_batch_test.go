@@ -2,6 +2,7 @@ package cacheaside
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,6 +19,7 @@ func init() {
 		promise{"batch", "what is missing is fetched by one call, and kept", nil, checkBatchFetch},
 		promise{"batch", "keys under way are joined and not fetched twice", nil, checkBatchJoins},
 		promise{"batch", "a key that the source leaves out is absent, and remembered so", nil, checkBatchAbsent},
+		promise{"batch", "a key that is left out matches the WithNotFound sentinels for who joins", nil, checkBatchAbsentJoined},
 		promise{"batch", "what failed is counted and explained, and the rest is returned", nil, checkBatchPartial},
 		promise{"batch", "a panic in the source reaches all who wait", nil, checkBatchPanic},
 		promise{"batch", "a caller leaves at its own time and the fetch goes on", nil, checkBatchLeaves},
@@ -32,6 +34,7 @@ func init() {
 		promise{"batch", "the fetch of another process is waited for, and taken over if it fails", isLeased, checkBatchLeased},
 		promise{"batcher", "concurrent look-ups are fetched together", nil, checkBatcher},
 		promise{"batcher", "a full batch does not wait, and nobody waits for ever", nil, checkBatcherFull},
+		promise{"batcher", "the source is not asked after Close", nil, checkBatcherClosed},
 		promise{"Mutate", "writes, and removes what was cached", nil, checkMutate},
 		promise{"Mutate", "removes also when the write failed or panicked", nil, checkMutateFails},
 		promise{"Mutate", "what is fetched during the write is not kept", nil, checkMutateFences},
@@ -157,6 +160,39 @@ func checkBatchAbsent(e *env) {
 	got, err := c.GetMany(e.Context(), []string{"a", "b"})
 	require.NoError(e, err)
 	require.Equal(e, valuesOf("a"), got)
+}
+
+func checkBatchAbsentJoined(e *env) {
+	c := open[string](e, func(cfg *Config) { cfg.NegativeTTL = time.Minute }, WithNotFound(sql.ErrNoRows))
+	gate := make(chan struct{})
+	release := sync.OnceFunc(func() { close(gate) })
+	defer release()
+	s := &manySource{fetch: func(context.Context, []string) (map[string]string, error) {
+		<-gate
+		return nil, nil
+	}}
+	done := make(chan error)
+	go func() {
+		_, err := c.GetManyWithFetch(e.Context(), []string{"a"}, time.Minute, s.get)
+		done <- err
+	}()
+	e.settle(func() bool { return len(s.asked()) == 1 }, "the batch fetches")
+	joined := ask(e.Context(), c, "a", serve("another").fetch)
+	e.settle(func() bool { return c.Stats().Joined == 1 }, "it is joined")
+	l, err := c.BindMany(time.Minute, s.get, Batching{})
+	require.NoError(e, err)
+	collected := make(chan error)
+	go func() {
+		_, err := l.Get(e.Context(), "b")
+		collected <- err
+	}()
+	release()
+	require.NoError(e, <-done)
+	_, err = c.Get(e.Context(), "a")
+	for _, err := range []error{(<-joined).err, <-collected, err} {
+		require.ErrorIs(e, err, ErrNotFound)
+		require.ErrorIs(e, err, sql.ErrNoRows)
+	}
 }
 
 func checkBatchPartial(e *env) {
@@ -341,6 +377,14 @@ func checkBatchReentrant(e *env) {
 	}}
 	_, err := c.GetManyWithFetch(e.Context(), []string{"a", "b"}, time.Minute, s.get)
 	require.ErrorIs(e, err, ErrReentrant)
+
+	_, err = c.GetWithFetch(e.Context(), "c", time.Minute, func(ctx context.Context, _ string) (string, error) {
+		got, err := c.GetManyWithFetch(ctx, []string{"c", "d"}, time.Minute, new(manySource).get)
+		require.Equal(e, valuesOf("d"), got, "other keys work")
+		require.ErrorContains(e, err, "1 of 2 keys")
+		return "", err
+	})
+	require.ErrorIs(e, err, ErrReentrant)
 }
 
 func checkBatchRoundTrip(e *env) {
@@ -459,6 +503,24 @@ func checkBatcherFull(e *env) {
 	defer cancel()
 	_, err = l.Get(ctx, "alone")
 	require.ErrorIs(e, err, context.DeadlineExceeded, "the caller leaves at its own time")
+}
+
+func checkBatcherClosed(e *env) {
+	c := open[string](e, nil)
+	s := new(manySource)
+	const wait = 50 * time.Millisecond
+	l, err := c.BindMany(time.Minute, s.get, Batching{MaxWait: wait})
+	require.NoError(e, err)
+	waiting := make(chan error)
+	go func() {
+		_, err := l.Get(e.Context(), "a")
+		waiting <- err
+	}()
+	e.settle(func() bool { return c.Stats().Fetches == 1 }, "the look-up waits for others")
+	require.NoError(e, c.Close())
+	require.ErrorIs(e, <-waiting, ErrClosed)
+	e.pass(2 * wait)
+	require.Empty(e, s.asked(), "nobody is left to fetch for")
 }
 
 func checkMutate(e *env) {

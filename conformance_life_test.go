@@ -41,6 +41,13 @@ func checkClosed(e *env) {
 	}
 	require.ErrorIs(e, c.Health(e.Context()), ErrClosed)
 	require.ErrorIs(e, c.Clear(e.Context()), ErrClosed)
+	require.ErrorIs(e, c.SetMany(e.Context(), nil, 0), ErrClosed)
+	require.ErrorIs(e, c.DeleteMany(e.Context(), nil), ErrClosed)
+	_, err := c.GetMany(e.Context(), nil)
+	require.ErrorIs(e, err, ErrClosed)
+	_, err = c.GetManyWithFetch(e.Context(), nil, 0, nil)
+	require.ErrorIs(e, err, ErrClosed)
+	require.ErrorIs(e, c.Mutate(e.Context(), nil, nil), ErrClosed)
 	require.Zero(e, s.calls.Load())
 }
 

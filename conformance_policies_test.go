@@ -18,6 +18,7 @@ func init() {
 		promise{"ErrorCooldown", "a slow source, a Set and another key are not held up", nil, checkCooldownOthers},
 		promise{"ErrorCooldown", "a stale value is returned meanwhile without asking the source", nil, checkCooldownStale},
 		promise{"ErrorCooldown", "what is remembered is bounded", nil, checkCooldownBounded},
+		promise{"ErrorCooldown", "a fetch that nobody joins any more says nothing about the next", nil, checkCooldownOfAVoidFlight},
 		promise{"Jitter", "spreads ttls downwards by up to its fraction", nil, checkJitter},
 		promise{"NegativeTTL", "remembers ErrNotFound in Get, Lookup and GetWithFetch until it ends", nil, checkNegativeBoundaries},
 		promise{"NegativeTTL", "a WithNotFound sentinel matches fresh and from the cache", nil, checkNegativeSentinel},
@@ -78,6 +79,36 @@ func checkCooldownHanging(e *env) {
 		require.ErrorIs(e, err, context.DeadlineExceeded)
 	}
 	require.EqualValues(e, 1, s.calls.Load())
+}
+
+func checkCooldownOfAVoidFlight(e *env) {
+	c := open[string](e, func(cfg *Config) { cfg.ErrorCooldown = time.Hour })
+	failing := serve("")
+	failing.set("", errSource)
+	release := failing.hold()
+	defer release()
+	waiting := askMany(e, 1, c, key, failing)
+	require.NoError(e, c.Delete(e.Context(), key))
+	release()
+	require.ErrorIs(e, (<-waiting[0]).err, errSource)
+	v, err := c.GetWithFetch(e.Context(), key, time.Minute, serve("new").fetch)
+	require.NoError(e, err, "what was asked before the Delete")
+	require.Equal(e, "new", v)
+
+	c = open[string](e, func(cfg *Config) {
+		cfg.Name, cfg.FetchTimeout, cfg.ErrorCooldown = "abandoned", short, 2*short
+	})
+	failing.deaf = true
+	release = failing.hold()
+	defer release()
+	_, err = c.GetWithFetch(e.Context(), key, time.Minute, failing.fetch)
+	require.ErrorIs(e, err, ErrFetchTimeout)
+	e.pass(4 * short) // the cooldown is over
+	release()         // and only then does the fetch fail
+	e.settle(func() bool { return failing.returned.Load() == 2 }, "the fetch has returned")
+	v, err = c.GetWithFetch(e.Context(), key, time.Minute, serve("new").fetch)
+	require.NoError(e, err, "it is as it was when its time was over")
+	require.Equal(e, "new", v)
 }
 
 func checkCooldownOthers(e *env) {

@@ -15,18 +15,22 @@ type failure struct {
 // asked more often instead of memory growing.
 const maxFailures = 1024
 
-// chill remembers the failed fetch of key for a while.
-func (s *flightShard[T]) chill(key string, err error, cooldown time.Duration) {
+// chill remembers for a while that the fetch of f has failed. That of a flight which nobody can join any more
+// says nothing about the next: it has ended by its time, or was made void by a write.
+func (s *flightShard[T]) chill(f *flight[T], err error, cooldown time.Duration) {
 	if cooldown <= 0 {
 		return
 	}
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.joinable[f.key] != f {
+		return
+	}
 	if len(s.failures) >= maxFailures {
-		for k, f := range s.failures {
-			if !now.Before(f.until) {
-				delete(s.failures, k)
+		for key, old := range s.failures {
+			if !now.Before(old.until) {
+				delete(s.failures, key)
 			}
 		}
 	}
@@ -34,7 +38,7 @@ func (s *flightShard[T]) chill(key string, err error, cooldown time.Duration) {
 		s.failures = make(map[string]failure)
 	}
 	if len(s.failures) < maxFailures {
-		s.failures[key] = failure{err, now.Add(cooldown)}
+		s.failures[f.key] = failure{err, now.Add(cooldown)}
 		s.chilled.Store(true)
 	}
 }

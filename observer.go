@@ -13,7 +13,8 @@ import (
 // observer costs them nothing: [Stats] counts them, and a [HitObserver] is told of them too.
 //
 // Observe is called on the goroutine on which the event happens, sometimes with a lock held, so it must
-// return soon, be safe for concurrent use, and call no method of the cache but Stats.
+// return soon, be safe for concurrent use, and call no method of the cache but Stats. It must not panic: some
+// events happen on goroutines of the cache's own, where nobody could recover.
 type Observer interface {
 	Observe(Event)
 }

@@ -171,26 +171,23 @@ func (f *flight[T]) run() {
 }
 
 // abnormal returns the error that stands for a function that did not return, given what recover returned.
-// If that is such an error already, handed on from another goroutine, it is returned as it is.
 func abnormal(recovered any) error {
 	switch r := recovered.(type) {
 	case nil:
 		return ErrGoexit
-	case *PanicError:
-		return r
-	case goexit:
-		return ErrGoexit
+	case handedOn:
+		return r.err
 	}
 	return &PanicError{Value: recovered, Stack: debug.Stack()}
 }
 
-// goexit is what another goroutine's Goexit is handed on as.
-type goexit struct{}
+// handedOn is what a goroutine panics with whose helper did not return: err is what abnormal made of that.
+type handedOn struct{ err error }
 
 // fail ends f with the error of its fetch, and remembers that for ErrorCooldown.
 func (g *flights[T]) fail(f *flight[T], err error) {
 	err = f.context.explain(err)
-	f.shard.chill(f.key, err, g.cooldown)
+	f.shard.chill(f, err, g.cooldown)
 	if f.finish(Result[T]{}, err, g.failed) {
 		g.lost(f, err)
 	}
