@@ -78,7 +78,7 @@ type request[T any] struct {
 // getOrFetch answers a look-up in the order that the documentation gives: what is fresh, what is stale
 // while it is being refreshed, and else the flight of the key.
 func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (Result[T], error) {
-	if err := c.check(ctx, key); err != nil {
+	if err := c.checkLookup(key); err != nil {
 		return Result[T]{}, err
 	}
 	if fetch == nil {

@@ -12,6 +12,7 @@ import (
 
 // memory keeps entries in this process.
 type memory[T any] struct {
+	inProcess[T]
 	*expiring[entry[T]]
 	weigh  func(key string, value T) int // nil: every entry weighs 1
 	closed atomic.Bool
@@ -28,27 +29,6 @@ func newMemory[T any](cfg Config, c *clock, weigh func(string, T) int, evicted f
 }
 
 func (m *memory[T]) peek(key string) *entry[T] { return m.Get(key) }
-
-func (m *memory[T]) lookup(_ context.Context, key string) (*entry[T], error) {
-	e := m.Get(key)
-	if e != nil && e.deadline <= m.clock.now() {
-		return nil, nil
-	}
-	return e, nil
-}
-
-func (m *memory[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] {
-	got := make([]lookedUp[T], len(keys))
-	for i, key := range keys {
-		got[i].entry, got[i].err = m.lookup(ctx, key)
-	}
-	return got
-}
-
-// acquire has nothing to do: the flights are the lease.
-func (m *memory[T]) acquire(_ context.Context, _ string, seen *entry[T], _ bool) (lease[T], *entry[T], error) {
-	return lease[T]{seen: seen}, nil, nil
-}
 
 // fill refuses to replace an entry other than the one that the flight set out to replace: somebody has
 // set it since.
@@ -92,8 +72,6 @@ func (m *memory[T]) clear(context.Context) error {
 	m.Clear()
 	return nil
 }
-
-func (m *memory[T]) ping(context.Context) error { return nil }
 
 func (m *memory[T]) close() {
 	m.closed.Store(true)

@@ -228,6 +228,75 @@ func TestWeightsOutOfRangeAreClamped(t *testing.T) {
 	require.NoError(t, unbounded.Set(t.Context(), "huge", 1, NoExpiry), "without a bound nothing is too heavy")
 }
 
+func TestARefreshIsDueAtItsFractionOfTheTTL(t *testing.T) {
+	for _, fraction := range []float64{0.1, 0.5, 0.7, 0.8, 0.9} {
+		for _, ttl := range []time.Duration{10 * time.Second, 7 * time.Minute, 10 * 24 * time.Hour} {
+			synctest.Test(t, func(t *testing.T) {
+				c := newTestCache[int](t, Config{RefreshAhead: fraction, ReapInterval: -1})
+				require.NoError(t, c.Set(t.Context(), key, 1, ttl))
+				fetch := func(context.Context, string) (int, error) { return 2, nil }
+				get := func() uint64 {
+					_, err := c.GetWithFetch(t.Context(), key, ttl, fetch)
+					require.NoError(t, err)
+					synctest.Wait()
+					return c.Stats().Refreshes
+				}
+				due := time.Duration(math.Round(float64(ttl) * fraction))
+				slack := time.Millisecond
+				if ttl > 24*time.Hour {
+					slack = 5 * time.Second
+				}
+				time.Sleep(due - slack)
+				require.Zero(t, get(), "%v of %v", fraction, ttl)
+				time.Sleep(slack)
+				if ttl > 24*time.Hour {
+					time.Sleep(slack)
+				}
+				require.EqualValues(t, 1, get(), "%v of %v", fraction, ttl)
+			})
+		}
+	}
+}
+
+func TestWhatThisProcessHoldsIsReturnedThoughTheContextHasEnded(t *testing.T) {
+	for _, left := range []time.Duration{time.Hour, time.Millisecond} { // far from the deadline, and near
+		synctest.Test(t, func(t *testing.T) {
+			c := newTestCache[int](t, Config{})
+			require.NoError(t, c.Set(t.Context(), key, 1, left))
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			never := func(context.Context, string) (int, error) { return 0, errSource }
+			for range 2 {
+				v, err := c.Get(ctx, key)
+				require.NoError(t, err)
+				require.Equal(t, 1, v)
+				_, err = c.GetWithFetch(ctx, key, time.Hour, never)
+				require.NoError(t, err)
+				_, err = c.Lookup(ctx, key, time.Hour, never)
+				require.NoError(t, err)
+			}
+			_, err := c.Get(ctx, "missing")
+			require.ErrorIs(t, err, context.Canceled)
+			_, err = c.GetWithFetch(ctx, "missing", time.Hour, never)
+			require.ErrorIs(t, err, context.Canceled)
+			require.Zero(t, c.Stats().Fetches)
+		})
+	}
+}
+
+func TestAValueIsClonedBeforeItIsKept(t *testing.T) {
+	c := newTestCache[[]int](t, Config{}, WithClone(slices.Clone[[]int]))
+	v := []int{1}
+	require.NoError(t, c.Set(t.Context(), key, v, time.Minute))
+	require.NoError(t, c.SetMany(t.Context(), map[string][]int{"another": v}, time.Minute))
+	v[0] = 2
+	for _, k := range []string{key, "another"} {
+		got, err := c.Get(t.Context(), k)
+		require.NoError(t, err)
+		require.Equal(t, []int{1}, got)
+	}
+}
+
 func TestClonesAreHandedOutEverywhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var cloned atomic.Int64

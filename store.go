@@ -84,28 +84,33 @@ func failAll[T any](n int, err error) []lookedUp[T] {
 // errLeased says that another process has the right to fill a key.
 var errLeased = errors.New("cacheaside: another process fetches it")
 
+// inProcess is the part of a store that has nothing outside of this process: what peek does not show is not there, the
+// flights are all the lease there is, and nothing can be down.
+type inProcess[T any] struct{}
+
+func (inProcess[T]) lookup(context.Context, string) (*entry[T], error) { return nil, nil }
+func (inProcess[T]) ping(context.Context) error                        { return nil }
+
+func (inProcess[T]) lookupMany(_ context.Context, keys []string) []lookedUp[T] {
+	return make([]lookedUp[T], len(keys))
+}
+
+func (inProcess[T]) acquire(_ context.Context, _ string, seen *entry[T], _ bool) (lease[T], *entry[T], error) {
+	return lease[T]{seen: seen}, nil, nil
+}
+
 // noop keeps nothing.
-type noop[T any] struct{}
+type noop[T any] struct{ inProcess[T] }
 
 var _ store[struct{}] = noop[struct{}]{}
 
 func (noop[T]) peek(string) *entry[T]                                 { return nil }
-func (noop[T]) lookup(context.Context, string) (*entry[T], error)     { return nil, nil }
 func (noop[T]) set(context.Context, string, entry[T]) error           { return nil }
 func (noop[T]) delete(context.Context, string) error                  { return nil }
 func (noop[T]) abandon(context.Context, string, lease[T], bool) error { return nil }
 func (noop[T]) clear(context.Context) error                           { return nil }
-func (noop[T]) ping(context.Context) error                            { return nil }
 func (noop[T]) figures() (int, uint64, uint64)                        { return 0, 0, 0 }
 func (noop[T]) close()                                                {}
-
-func (noop[T]) lookupMany(_ context.Context, keys []string) []lookedUp[T] {
-	return make([]lookedUp[T], len(keys))
-}
-
-func (noop[T]) acquire(context.Context, string, *entry[T], bool) (lease[T], *entry[T], error) {
-	return lease[T]{}, nil, nil
-}
 
 func (noop[T]) fill(context.Context, string, lease[T], entry[T], time.Duration) (bool, error) {
 	return true, nil
