@@ -219,8 +219,16 @@ func (c *Client[T]) concurrently(n int, do func(i int)) {
 	}
 	all.Wait()
 	if err := failure.Load(); err != nil {
-		panic(handedOn{*err})
+		panic(handedOn(*err))
 	}
+}
+
+// handedOn is err, of abnormal, in the form that abnormal knows again. A caller of ours may see it too.
+func handedOn(err error) any {
+	if err == ErrGoexit {
+		return goexit{}
+	}
+	return err
 }
 
 // sought is one key of a batch, and what was found under it.

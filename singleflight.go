@@ -171,18 +171,21 @@ func (f *flight[T]) run() {
 }
 
 // abnormal returns the error that stands for a function that did not return, given what recover returned.
+// If that is such an error already, handed on from another goroutine, it is returned as it is.
 func abnormal(recovered any) error {
 	switch r := recovered.(type) {
 	case nil:
 		return ErrGoexit
-	case handedOn:
-		return r.err
+	case *PanicError:
+		return r
+	case goexit:
+		return ErrGoexit
 	}
 	return &PanicError{Value: recovered, Stack: debug.Stack()}
 }
 
-// handedOn is what a goroutine panics with whose helper did not return: err is what abnormal made of that.
-type handedOn struct{ err error }
+// goexit is what another goroutine's Goexit is handed on as.
+type goexit struct{}
 
 // fail ends f with the error of its fetch, and remembers that for ErrorCooldown.
 func (g *flights[T]) fail(f *flight[T], err error) {
