@@ -67,7 +67,7 @@ coherence: redis-server ## try hard to see an outdated near copy, for 20 seconds
 demo: ## show 1,000 concurrent requests for one user reach the database once (CACHE=... for Redis)
 	cd examples && $(GO) run ./userservice -demo
 
-examples: ## run the examples, as the README says
+examples: ## run the examples, to their ends
 	cd examples && $(GO) run ./quickstart && $(GO) run ./freshness
 	$(MAKE) --no-print-directory demo
 

@@ -98,7 +98,7 @@ func (b *Backend) Close() error {
 
 // New makes a cache with this name on a backend that the caller has connected and will close; closing the
 // cache leaves the backend open. The rest of its configuration is the backend's. opts add to the options
-// that Connect was given. A name can be in use once on a backend at a time: two caches of one name would
+// that Connect was given. The names of a backend's open caches must differ: two caches of one name would
 // undo each other's promises.
 func New[T any](b *Backend, name string, opts ...Option) (*Client[T], error) {
 	if b == nil {
@@ -183,7 +183,7 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 		local:     SourceHit,
 		clone:     clone,
 		opts:      o,
-		gone:      errors.Join(append([]error{ErrNotFound}, o.notFound...)...),
+		gone:      goneError(o.notFound),
 		stats:     newCounters(),
 		refreshes: make(chan struct{}, maxRefreshes),
 		closed:    make(chan struct{}),

@@ -12,7 +12,7 @@ import (
 )
 
 // FetchManyFunc gets the values of several keys from the source, by one query. A key that it leaves out of
-// the result is one that the source has not. If it returns an error, what it returns beside that is kept
+// the result is one that the source does not have. If it returns an error, what it returns beside that is kept
 // and given out all the same; the other keys fail with the error. For ctx see [FetchFunc].
 type FetchManyFunc[T any] func(ctx context.Context, keys []string) (map[string]T, error)
 
@@ -61,7 +61,7 @@ func (c *Client[T]) DeleteMany(ctx context.Context, keys []string) error {
 // waited for and not fetched twice. What [Client.GetWithFetch] says of contexts, ttls, policies, deletes
 // and failures holds for each key.
 //
-// A key that the source has not is absent from the result, without an error, and is remembered for
+// A key that the source does not have is absent from the result, without an error, and is remembered for
 // [Config.NegativeTTL]. If some keys fail, the result holds the others, and the error says how many failed
 // and why; it matches the causes.
 func (c *Client[T]) GetManyWithFetch(ctx context.Context, keys []string, ttl time.Duration, fetch FetchManyFunc[T]) (map[string]T, error) {

@@ -23,7 +23,7 @@ const (
 
 // BindMany returns a Loader whose concurrent look-ups of different keys are fetched together: those that
 // miss within [Batching.MaxWait] of the first one, or until there are [Batching.MaxSize] of them. A key that
-// fetch leaves out is one that the source has not: its look-up returns [ErrNotFound]. The context of a
+// fetch leaves out is one that the source does not have: its look-up returns [ErrNotFound]. The context of a
 // fetch has the values of the look-up that came first. Everything else is as with [Client.Bind].
 //
 // It returns an error matching [ErrInvalidConfig] for a nil fetch or a negative size or wait.

@@ -15,8 +15,9 @@ import (
 // closed. An error is given to everybody who waits, unchanged, and is not cached; to say that the source
 // has no such key, return an error that matches [ErrNotFound] or a sentinel given to [WithNotFound].
 //
-// A function that is made once and takes the key from its argument costs nothing on a hit; a closure that
-// captures the key costs two allocations on every call, hit or not. [Client.Bind] makes that easy.
+// A function that is made once and takes the key from its argument costs nothing on a hit. A closure that
+// captures the key, or a method value written in the call, is made anew and costs an allocation on every
+// call, hit or not. [Client.Bind] makes the former easy.
 type FetchFunc[T any] func(ctx context.Context, key string) (T, error)
 
 // Cache is what a service depends on, whichever backend it runs with. [Client] implements it, and says
@@ -164,8 +165,8 @@ func (c *Client[T]) Health(ctx context.Context) error {
 
 // Close ends the cache: callers that wait get [ErrClosed], running fetches are cancelled and what they
 // return is not kept, and every later call returns ErrClosed. It also closes the backend, unless the cache
-// was made by [New]. It returns nil, the second time too. A fetch that ignores its context is not waited
-// for.
+// was made by [New]. It returns nil, the second time too. Running fetches are not waited for: one that uses the
+// source may still do so for a moment, and one that ignores its context for longer.
 func (c *Client[T]) Close() error {
 	c.closing.Do(func() {
 		close(c.closed)

@@ -77,8 +77,8 @@ type Config struct {
 	StaleIfError time.Duration `json:"stale_if_error,omitempty" yaml:"stale_if_error"`
 
 	// RefreshAhead is the fraction of its ttl after which a value is refreshed in the background by the
-	// next caller, 0.8 say. Where processes share values, the first of them does so a little earlier, at
-	// random and by about what the fetch takes, so that the others need not. From 0 to 1. Defaults to
+	// next caller, 0.8 say. Where processes share values, each is due a little earlier, at random
+	// and by about what the fetch takes, so that mostly one of them refreshes for all. From 0 to 1. Defaults to
 	// zero: never.
 	RefreshAhead float64 `json:"refresh_ahead,omitempty" yaml:"refresh_ahead"`
 
@@ -242,6 +242,12 @@ func (c Config) GoString() string { return "cacheaside.Config(" + c.String() + "
 
 // String is [Config.String] for the Redis part alone.
 func (r RedisConfig) String() string { return Config{Backend: BackendRueidis, Redis: r}.String() }
+
+// LogValue lets a RedisConfig be logged without its password.
+func (r RedisConfig) LogValue() slog.Value { return slog.StringValue(r.String()) }
+
+// MarshalText returns [RedisConfig.String]: without passwords, on purpose.
+func (r RedisConfig) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // GoString keeps the password out of %#v too.
 func (r RedisConfig) GoString() string { return "cacheaside.RedisConfig(" + r.String() + ")" }

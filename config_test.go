@@ -359,7 +359,14 @@ func TestPrintedConfigsHideThePassword(t *testing.T) {
 	require.NoError(t, err)
 	asJSON, err := json.Marshal(map[string]any{"cache": withUser})
 	require.NoError(t, err)
-	all := []string{log.String(), string(text), string(asJSON), withUser.String(), withUser.Redis.String()}
+	var redisLog strings.Builder
+	slog.New(slog.NewJSONHandler(&redisLog, nil)).Info("config", "redis", withUser.Redis)
+	redisJSON, err := json.Marshal(withUser.Redis)
+	require.NoError(t, err)
+	all := []string{
+		log.String(), string(text), string(asJSON), withUser.String(),
+		redisLog.String(), string(redisJSON), withUser.Redis.String(),
+	}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 		all = append(all, fmt.Sprintf(verb, withUser), fmt.Sprintf(verb, &withUser), fmt.Sprintf(verb, withUser.Redis), fmt.Sprintf(verb, &withUser.Redis))
 	}

@@ -40,7 +40,7 @@
 // them as read-only, or use [WithClone].
 //
 // A fetch runs with the values of the context of whoever asked first, and its result goes to everybody
-// who waits. What depends on the caller, such as a tenant or a user's rights, belongs into the key; see
+// who waits. What depends on the caller, such as a tenant or a user's rights, belongs in the key; see
 // [WithFetchContext].
 //
 // A function that captures the key is made anew for every look-up, also for those that hit. That is why

@@ -73,6 +73,16 @@ func (e *notFoundError) Error() string { return "cacheaside: not found: " + e.ca
 
 func (e *notFoundError) Unwrap() []error { return []error{ErrNotFound, e.cause} }
 
+// goneError is what stands for a "not found" that is remembered, which could be any of the sentinels: it matches
+// them all.
+func goneError(sentinels []error) error {
+	gone := ErrNotFound
+	for _, s := range sentinels {
+		gone = fmt.Errorf("%w: %w", gone, s)
+	}
+	return gone
+}
+
 // limitError says which limit a value is over. Its text quotes nothing but numbers, so it may be logged.
 type limitError struct{ text string }
 

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// OverrideTTL makes the value that the fetch of ctx returns be kept for ttl in the place of the ttl that
-// its caller gave; zero or less: not at all. A caller who asked with a ttl of zero or less has asked that
+// OverrideTTL sets the ttl of what the fetch of ctx returns, instead of the one that its caller gave; zero or
+// less means that it is not kept. A caller who asked with a ttl of zero or less has asked that
 // nothing be kept, and that stays so. Outside of a fetch it does nothing.
 func OverrideTTL(ctx context.Context, ttl time.Duration) {
 	if f := flightOf(ctx); f != nil {
@@ -17,7 +17,7 @@ func OverrideTTL(ctx context.Context, ttl time.Duration) {
 	}
 }
 
-// SkipStore makes the value that the fetch of ctx returns go to those who wait for it, and not be kept.
+// SkipStore makes the cache give what the fetch of ctx returns to those who wait for it, and not keep it.
 // Outside of a fetch it does nothing.
 func SkipStore(ctx context.Context) {
 	if f := flightOf(ctx); f != nil {
@@ -314,7 +314,7 @@ func (c *Client[T]) entry(value T, ttl time.Duration, now int64, took time.Durat
 // early says how long before the end of its ttl a value should be refreshed. Where several processes keep
 // the same value, each adds a random part in proportion to what the fetch costs, so that one of them
 // refreshes it and the others find it refreshed: "Optimal Probabilistic Cache Stampede Prevention"
-// (Vattani, Chierichetti, Lowenstein, 2015), around RefreshAhead in the place of the end. Being early is
+// (Vattani, Chierichetti, Lowenstein, 2015), around RefreshAhead in place of the end. Being early is
 // what makes it work: few processes draw much, while they all draw little. No draw is taken to lie before
 // half of RefreshAhead, or a fetch that takes as long as its ttl would be repeated without a pause.
 func (c *Client[T]) early(ttl, took time.Duration) time.Duration {

@@ -35,7 +35,7 @@ type HotKey struct {
 // percent.
 const maxSampled = 1 << 14
 
-// SampleKeys watches the look-ups of this process, of kept keys and others, for a while, and returns which
+// SampleKeys watches the look-ups of this process for a while, whether the key is cached or not, and returns which
 // keys were asked for most, up to most of them. It ends early with ctx, with the cache, and when it has
 // seen enough, which in a busy process takes some milliseconds. One sample is taken at a time; others wait.
 //

@@ -22,7 +22,7 @@ const (
 
 var sourceNames = [...]string{"none", "hit", "near hit", "stale", "negative", "fetched", "joined"}
 
-// String returns the word for s that the documentation uses.
+// String returns s in words.
 func (s Source) String() string {
 	if int(s) < len(sourceNames) {
 		return sourceNames[s]
@@ -149,7 +149,7 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], 
 	return r, err
 }
 
-// insteadOf returns the stale entry that a look-up found in the place of a fetch's error, if it is within
+// insteadOf returns the stale entry that a look-up found instead of a fetch's error, if it is within
 // StaleIfError. That the source has none is an answer, and no error to cover up.
 func (c *Client[T]) insteadOf(err error, was found[T]) (Result[T], error) {
 	if was.entry == nil || was.entry.negative() || c.isNotFound(err) || errors.Is(err, ErrClosed) {

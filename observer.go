@@ -45,7 +45,7 @@ const (
 	EventNearHit                                 // the same, by rueidis-aside without asking Redis
 	EventNegative                                // a remembered "not found" was returned
 	EventStale                                   // a value past its ttl was returned
-	EventMiss                                    // a look-up found nothing usable, and waits for nobody else's fetch
+	EventMiss                                    // a look-up found nothing usable, and did not join a running fetch
 	EventJoined                                  // a look-up waits for a fetch that another had started
 	EventFetch                                   // a fetch returned, or its time was over; Duration, Background, and Err if it failed
 	EventDiscarded                               // a fetched value was not stored: the key was set or deleted meanwhile
@@ -66,7 +66,7 @@ var eventNames = [...]string{
 	"backend down", "backend up",
 }
 
-// String returns the event's name as the documentation has it.
+// String returns the event's name in words.
 func (k EventKind) String() string {
 	if int(k) < len(eventNames) {
 		return eventNames[k]

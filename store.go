@@ -26,7 +26,7 @@ type store[T any] interface {
 	// it returns stands in the places of the keys.
 	lookupMany(ctx context.Context, keys []string) []lookedUp[T]
 
-	// acquire takes the right to fetch and fill key in the place of seen, which a look-up returned. If
+	// acquire takes the right to fetch and fill key in place of seen, which a look-up returned. If
 	// another process has that right, acquire waits for it, and returns what that has filled, if anything;
 	// without wait, it returns errLeased.
 	acquire(ctx context.Context, key string, seen *entry[T], wait bool) (lease[T], *entry[T], error)

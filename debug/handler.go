@@ -39,7 +39,7 @@ type Options struct {
 // PlainKeys shows keys as they are. Keys often hold who a user is, so mind who sees the page.
 func PlainKeys(_, key string) string { return key }
 
-// HashedKeys shows in the place of a key a code that nobody can turn back without secret, and that whoever
+// HashedKeys shows, instead of a key, a code that nobody can turn back without secret, and that whoever
 // has it can compute: the first 16 hexadecimal digits of HMAC-SHA-256 over the key.
 func HashedKeys(secret []byte) func(cache, key string) string {
 	secret = slices.Clone(secret)
@@ -88,7 +88,7 @@ func (h *Handler) Add(c Cache) {
 	h.caches[name] = s
 }
 
-// Remove shows the cache of this name no more.
+// Remove takes the cache of this name off the page.
 func (h *Handler) Remove(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -92,7 +92,7 @@ func (t *Telemetry) Add(c Cache) {
 	t.caches[name] = c
 }
 
-// Remove exports the counters of the cache of this name no more.
+// Remove stops exporting the counters of the cache of this name.
 func (t *Telemetry) Remove(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

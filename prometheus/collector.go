@@ -83,7 +83,7 @@ func (c *Collector) Add(cache Cache) {
 	c.caches[name] = cache
 }
 
-// Remove exports the cache of this name no more, and forgets how long its fetches took.
+// Remove stops exporting the cache of this name, and forgets how long its fetches took.
 func (c *Collector) Remove(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
