@@ -24,6 +24,7 @@ func init() {
 		promise{"G14", "a value of 100 MB is a miss, and is overwritten", onRedis, checkHugeValue},
 		promise{"G14", "what was stored for another key, type or codec is a miss", onRedis, checkForeignEntries},
 		promise{"G14", "lease bytes never reach a caller", onRedis, checkLeaseBytes},
+		promise{"G14", "what looks like a lease and is none, or one that does not expire, is overwritten", onRedis, checkForgedLeases},
 		promise{"G14", "JSON from before this library is read", onRedis, checkBareJSON},
 		promise{"G14", "a value over MaxValueBytes is refused by Set, and returned unstored by GetWithFetch", onRedis, checkOversized},
 	)
@@ -206,7 +207,7 @@ func checkForeignEntries(e *env) {
 
 func checkLeaseBytes(e *env) {
 	c := open[string](e, func(cfg *Config) { cfg.LeaseTTL = 200 * time.Millisecond }, WithCodec(StringCodec()))
-	token := newToken()
+	token := newToken(time.Second)
 	e.at(redisKeyOf(c, key)).Must("SET", redisKeyOf(c, key), token, "PX", "100")
 	_, err := c.Get(e.Context(), key)
 	require.ErrorIs(e, err, ErrMiss)
@@ -219,6 +220,24 @@ func checkLeaseBytes(e *env) {
 	e.at(redisKeyOf(bytes, key)).Must("SET", redisKeyOf(bytes, key), token, "PX", "100")
 	_, err = bytes.Get(e.Context(), key)
 	require.ErrorIs(e, err, ErrMiss)
+}
+
+func checkForgedLeases(e *env) {
+	c := open[string](e, func(cfg *Config) { cfg.LeaseTTL = 200 * time.Millisecond }, WithCodec(StringCodec()))
+	for i, data := range []string{"\xca\x13", "\xca\x13x", "\xca\x13ABCDEFGHIJKLMNOPQRSTUVWXYZ", newToken(time.Second) + "A"} {
+		for _, ttl := range [][]string{nil, {"PX", "3600000"}} {
+			k := fmt.Sprint(i, ttl)
+			e.at(redisKeyOf(c, k)).Must(append([]string{"SET", redisKeyOf(c, k), data}, ttl...)...)
+			isUnreadable(e, c, k, "value", fmt.Sprintf("%q %v", data, ttl))
+		}
+	}
+	for _, ttl := range [][]string{nil, {"PX", "3600000"}} {
+		k := fmt.Sprint("copied", ttl)
+		e.at(redisKeyOf(c, k)).Must(append([]string{"SET", redisKeyOf(c, k), newToken(time.Second)}, ttl...)...)
+		_, err := c.Get(e.Context(), k)
+		require.ErrorIs(e, err, ErrMiss)
+		isOverwritten(e, c, k, "value", k)
+	}
 }
 
 func checkBareJSON(e *env) {

@@ -21,7 +21,7 @@ const secret = "s3cret-pass"
 func minimalRules(backend string) []string {
 	rules := []string{">" + secret, "resetchannels", "~cache:*", "-@all", "+get", "+set", "+del", "+mget"}
 	if backend == BackendRueidisAside {
-		rules = append(rules, "+client|tracking", "+evalsha", "+eval", "+type", "+strlen", "+getrange", "+pexpire")
+		rules = append(rules, "+client|tracking", "+evalsha", "+eval", "+type", "+strlen", "+getrange", "+pttl", "+pexpire")
 	}
 	return rules
 }

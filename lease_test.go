@@ -405,7 +405,7 @@ func TestALeaseThatIsRefusedMeansFetchingWithoutIt(t *testing.T) {
 
 // Leases look like nothing that a caller gets, and no two of them are the same.
 func TestATokenIsForOneAttempt(t *testing.T) {
-	a, b := newToken(), newToken()
+	a, b := newToken(time.Second), newToken(time.Second)
 	require.NotEqual(t, a, b)
 	require.True(t, isLease(a))
 }
@@ -438,19 +438,72 @@ func TestALeaseOfAnEntryThatWasReplacedIsGivenBack(t *testing.T) {
 	e, err := a.decode(key, data)
 	require.NoError(t, err)
 	require.NoError(t, c.Set(t.Context(), key, "fresh", time.Hour))
-	held, err := a.takeStale(t.Context(), key, data, e)
+	held, err := a.takeStale(t.Context(), key, data, e, sight{})
 	require.NoError(t, err)
 	require.Empty(t, held.token)
 	require.Nil(t, s.Must("GET", a.leaseKey(key)))
 
 	now, err := a.read(t.Context(), key)
 	require.NoError(t, err)
-	held, err = a.takeStale(t.Context(), key, now, e)
+	held, err = a.takeStale(t.Context(), key, now, e, sight{})
 	require.NoError(t, err)
 	require.NotEmpty(t, held.token)
-	_, err = a.takeStale(t.Context(), key, now, e)
-	require.ErrorIs(t, err, errLeased)
+	for _, overdue := range []bool{false, true} {
+		_, err = a.takeStale(t.Context(), key, now, e, sight{overdue: overdue})
+		require.ErrorIs(t, err, errLeased)
+	}
 	require.NoError(t, a.abandon(t.Context(), key, held, false))
+}
+
+// The processes of a fleet need not agree on LeaseTTL: what counts is the holder's.
+func TestAHolderWithALongerLeaseIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	cfg := asideConfig(t, s, BackendRueidisAside)
+	cfg.LeaseTTL = time.Minute
+	holder := openAside[string](t, cfg)
+	cfg.LeaseTTL = minLeaseTTL
+	waiter := openAside[string](t, cfg)
+	slow, never := serve("slow"), serve("never")
+	release := slow.hold()
+	first := ask(t.Context(), holder, key, slow.fetch)
+	require.Eventually(t, func() bool { return slow.calls.Load() == 1 }, 10*time.Second, time.Millisecond)
+	s.ResetStats()
+	second := ask(t.Context(), waiter, key, never.fetch)
+	require.Eventually(t, func() bool { return s.CommandStats()["pttl"] >= 5 }, 10*time.Second, time.Millisecond, "it looks at the lease")
+	release()
+	require.Equal(t, answer[string]{"slow", nil}, <-first)
+	require.Equal(t, answer[string]{"slow", nil}, <-second)
+	require.Zero(t, never.calls.Load())
+}
+
+// Where the lease of a stale entry stands, nothing but a lease should be; what is there keeps nobody from
+// refreshing the entry.
+func TestWhatStandsInThePlaceOfALeaseIsReplaced(t *testing.T) {
+	s := redistest.Start(t)
+	cfg := asideConfig(t, s, BackendRueidisAside)
+	cfg.StaleIfError, cfg.LeaseTTL = time.Hour, 200*time.Millisecond
+	c := openAside[string](t, cfg)
+	for i, command := range [][]string{
+		{"SET", "", "\xca\x13"},
+		{"SET", "", newToken(time.Second)},
+		{"SET", "", newToken(time.Second), "PX", "3600000"},
+		{"SET", "", "x", "PX", "3600000"},
+		{"RPUSH", "", "x"},
+	} {
+		k := strconv.Itoa(i)
+		require.NoError(t, c.Set(t.Context(), k, "stale", time.Millisecond))
+		awaitStale(t, c, k)
+		command[1] = storeOf(c).leaseKey(k)
+		s.Must(command...)
+		v, err := c.GetWithFetch(t.Context(), k, time.Minute, serve("new").fetch)
+		require.NoError(t, err)
+		require.Equal(t, "new", v, "%q", command)
+		v, err = c.Get(t.Context(), k)
+		require.NoError(t, err)
+		require.Equal(t, "new", v)
+		require.Nil(t, s.Must("GET", command[1]), "its lease is given up")
+	}
 }
 
 // Who waits for a lease looks again: nothing tells that the holder of a stale entry's lease has given up.

@@ -1,5 +1,7 @@
 package main
 
+import "time"
+
 // lifeMutants break what is promised of dead processes, of Close and of memory: G15 to G17.
 var lifeMutants = []mutant{
 	{
@@ -19,6 +21,19 @@ var lifeMutants = []mutant{
 		promise: "G15",
 		edits:   change("lease.go", "time.NewTimer(a.lease / leaseLooks)", "time.NewTimer(time.Hour)"),
 		run:     "TestAWaiterLooksAgain",
+	},
+	{
+		name:    "lease-that-does-not-expire-is-waited-for",
+		promise: "G15",
+		edits:   change("lease.go", "\tif !known.overdue {\n", "\tif true {\n"),
+		run:     "TestWhatStandsInThePlaceOfALeaseIsReplaced",
+		within:  10 * time.Second, // it waits for FetchTimeout
+	},
+	{
+		name:    "longer-lease-is-taken-over",
+		promise: "G15",
+		edits:   change("stored.go", "ms := min(max(ttl.Milliseconds(), 1), math.MaxUint32)", "ms := 30"),
+		run:     "TestAHolderWithALongerLeaseIsWaitedFor",
 	},
 	{
 		name:    "close-does-not-wait-for-the-reaper",
