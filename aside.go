@@ -152,7 +152,7 @@ func (a *aside[T]) arrived(w *watch, key, data string) {
 		s.changeLocked(key).leased = true
 		return
 	}
-	if len(data) > a.form.maxBytes {
+	if len(data)-headerBytes > a.form.maxBytes { // nobody could decode it
 		return
 	}
 	raw := new(atomic.Pointer[string])

@@ -27,6 +27,7 @@ func init() {
 		promise{"G14", "what looks like a lease and is none, or one that does not expire, is overwritten", onRedis, checkForgedLeases},
 		promise{"G14", "JSON from before this library is read", onRedis, checkBareJSON},
 		promise{"G14", "a value over MaxValueBytes is refused by Set, and returned unstored by GetWithFetch", onRedis, checkOversized},
+		promise{"G20", "an error of the codec shows nothing of the value", onRedis, checkCodecErrors},
 	)
 }
 
@@ -273,7 +274,7 @@ func checkOversized(e *env) {
 	const most = 1000
 	seen := newWatcher()
 	c := open[string](e, func(cfg *Config) { cfg.MaxValueBytes = most }, WithCodec(StringCodec()), WithObserver(seen))
-	fits, over := strings.Repeat("v", most-headerBytes), strings.Repeat("v", most-headerBytes+1)
+	fits, over := strings.Repeat("v", most), strings.Repeat("v", most+1)
 	require.NoError(e, c.Set(e.Context(), key, fits, time.Minute))
 	v, err := c.Get(e.Context(), key)
 	require.NoError(e, err)
@@ -293,6 +294,25 @@ func checkOversized(e *env) {
 		require.Equal(e, i+1, seen.count(EventUnstorable))
 	}
 	require.EqualValues(e, 0, e.at(redisKeyOf(c, key)).Must("EXISTS", redisKeyOf(c, key)), "nor is a lease left behind")
-	put(e, c, key, over+strings.Repeat("v", headerBytes))
+	put(e, c, key, over)
 	isUnreadable(e, c, key, "value", "stored by whoever allows more")
+	put(e, c, "bare", fits)
+	v, err = c.Get(e.Context(), "bare")
+	require.NoError(e, err)
+	require.Equal(e, fits, v)
+}
+
+func checkCodecErrors(e *env) {
+	seen := newWatcher()
+	c := open[json.Number](e, nil, WithObserver(seen))
+	const bad = json.Number("4111-secret")
+	all := []error{c.Set(e.Context(), key, bad, time.Minute), c.SetMany(e.Context(), map[string]json.Number{key: bad}, time.Minute)}
+	v, err := c.GetWithFetch(e.Context(), key, time.Minute, serve(bad).fetch)
+	require.NoError(e, err)
+	require.Equal(e, bad, v)
+	require.Equal(e, 1, seen.count(EventUnstorable))
+	for _, err := range append(all, seen.errs...) {
+		require.ErrorIs(e, err, ErrInvalidValue)
+		require.NotContains(e, err.Error(), "secret")
+	}
 }

@@ -144,7 +144,7 @@ func requireDecoded[T any](t *testing.T, f *form[T], key string, data []byte) *e
 		return nil
 	}
 	require.False(t, isLease(data), "a lease is never a value")
-	require.LessOrEqual(t, len(data), f.maxBytes)
+	require.LessOrEqual(t, len(data), headerBytes+f.maxBytes)
 	require.GreaterOrEqual(t, e.early(), int64(0))
 	require.GreaterOrEqual(t, e.age(f.clock.now()), time.Duration(0))
 	again, err := f.encode(key, e, 0)

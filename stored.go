@@ -62,10 +62,10 @@ func (f *form[T]) encode(key string, e *entry[T], took time.Duration) ([]byte, e
 	if !e.negative() {
 		var err error
 		if b, err = f.codec.Append(b, e.value); err != nil {
-			return nil, fmt.Errorf("%w: it cannot be encoded: %w", ErrInvalidValue, err)
+			return nil, hide("it cannot be encoded", err)
 		}
-		if len(b) > f.maxBytes {
-			return nil, &limitError{fmt.Sprintf("%d bytes encoded, allowed by MaxValueBytes: %d", len(b), f.maxBytes)}
+		if n := len(b) - headerBytes; n > f.maxBytes {
+			return nil, &limitError{fmt.Sprintf("%d bytes encoded, allowed by MaxValueBytes: %d", n, f.maxBytes)}
 		}
 	}
 	binary.BigEndian.PutUint32(b[28:], seal(key, len(b)))
@@ -81,10 +81,14 @@ func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
 	if isLease(data) { // before its size counts: a small limit must not make it unreadable
 		return nil, errLease
 	}
-	if len(data) > f.maxBytes {
-		return nil, &limitError{fmt.Sprintf("%d bytes stored, allowed by MaxValueBytes: %d", len(data), f.maxBytes)}
+	bare, n := len(data) == 0 || data[0] != magic, len(data)
+	if !bare {
+		n -= headerBytes
 	}
-	if len(data) == 0 || data[0] != magic {
+	switch {
+	case n > f.maxBytes:
+		return nil, &limitError{fmt.Sprintf("%d bytes stored, allowed by MaxValueBytes: %d", n, f.maxBytes)}
+	case bare:
 		return f.decodeBare(data)
 	}
 	if len(data) < headerBytes {
@@ -112,9 +116,11 @@ func (f *form[T]) take(data []byte) (T, error) {
 	return f.codec.Decode(data)
 }
 
-// undecodable hides the text of a decoder's error, which may quote the value; errors.As still finds it.
-func undecodable(err error) error {
-	return &hiddenError{fmt.Sprintf("%v: the stored bytes cannot be decoded (%T)", ErrInvalidValue, err), err}
+func undecodable(err error) error { return hide("the stored bytes cannot be decoded", err) }
+
+// hide hides the text of a codec's error, which may quote the value; errors.As still finds it.
+func hide(what string, err error) error {
+	return &hiddenError{fmt.Sprintf("%v: %s (%T)", ErrInvalidValue, what, err), err}
 }
 
 type hiddenError struct {

@@ -116,15 +116,21 @@ var valueMutants = []mutant{
 		run:     "TestConformance/rueidis/G14_bytes",
 	},
 	{
+		name:    "error-quotes-the-value",
+		promise: "G20",
+		edits:   change("stored.go", "fmt.Sprintf(\"%v: %s (%T)\", ErrInvalidValue, what, err)", "fmt.Sprintf(\"%v: %s (%v)\", ErrInvalidValue, what, err)"),
+		run:     "TestConformance/rueidis/G20_an_error_of_the_codec",
+	},
+	{
 		name:    "large-values-are-sent",
 		promise: "G14",
-		edits:   change("stored.go", "if len(b) > f.maxBytes {", "if false {"),
+		edits:   change("stored.go", "if n := len(b) - headerBytes; n > f.maxBytes {", "if n := 0; n > f.maxBytes {"),
 		run:     "TestEncodeRefusesWhatCannotBeKept|TestConformance/rueidis/G14_a_value_over",
 	},
 	{
 		name:    "large-values-are-decoded",
 		promise: "G14",
-		edits:   change("stored.go", "if len(data) > f.maxBytes {", "if false {"),
+		edits:   change("stored.go", "case n > f.maxBytes:", "case false:"),
 		run:     "TestConformance/rueidis/G14_a_value_of_100_MB|TestBytesOfAnotherOriginAreRefused",
 	},
 	{
