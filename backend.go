@@ -186,6 +186,7 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 		gone:      errors.Join(append([]error{ErrNotFound}, o.notFound...)...),
 		stats:     newCounters(),
 		refreshes: make(chan struct{}, maxRefreshes),
+		chores:    newChores(),
 		closed:    make(chan struct{}),
 		release:   func() {},
 	}

@@ -52,7 +52,8 @@ type Client[T any] struct {
 
 	watchers  watchers
 	stats     counters
-	refreshes chan struct{}              // holds one element a refresh under way
+	refreshes chan struct{} // holds one element a refresh under way
+	chores    *chores
 	sampler   atomic.Pointer[keySampler] // nil unless keys are sampled
 	sampling  sync.Mutex                 // held by who samples them
 	repeats   *repeats                   // of invalidations that have failed
@@ -170,6 +171,7 @@ func (c *Client[T]) Close() error {
 		close(c.closed)
 		c.repeats.stop()
 		c.flights.close()
+		c.chores.close(0)
 		c.store.close()
 		c.release()
 	})

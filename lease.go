@@ -107,13 +107,17 @@ func leaseName(name string) string {
 	return prefix + "::" + rest
 }
 
-func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], wait bool) (lease[T], *entry[T], error) {
+func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], allowed *allowance, wait bool) (lease[T], *entry[T], error) {
 	known := sight{missing: seen == nil}
 	for {
 		var next *change
 		next, known.leased = a.watch(key)
-		held, filled, err := a.contend(ctx, key, known)
-		if err == errLeased && wait {
+		asking, outlay := allowed.begin(ctx)
+		held, filled, err := a.contend(asking, key, known)
+		if err != errLeased || !wait {
+			outlay.end()
+		} else {
+			outlay.forgive() // to look is part of waiting
 			known.overdue, err = a.waitFor(ctx, key, next)
 			known.missing = false // more likely it has been filled
 		}
@@ -184,34 +188,38 @@ func (a *aside[T]) take(ctx context.Context, redisKey string) (lease[T], error) 
 	}
 	reply := o.Do(o.ctx, o.B().Set().Key(redisKey).Value(token).Nx().PxMilliseconds(a.lease.Milliseconds()).Build())
 	taken := reply.Error() == nil
-	if err := a.conn.end(&o, reply.Error()); err != nil || !taken {
+	return a.taken(redisKey, token, taken, a.conn.end(&o, reply.Error()))
+}
+
+// taken returns a lease that was asked for with this outcome. If the answer has not come in time, the token may
+// stand there all the same, now or in a moment, so the lease is returned together with the error.
+func (a *aside[T]) taken(redisKey, token string, taken bool, err error) (lease[T], error) {
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	if err == nil && !taken || err != nil && !late {
 		return lease[T]{}, err
 	}
-	return a.hold(lease[T]{token: token, aside: asideLease{key: redisKey}}), nil
+	return a.hold(lease[T]{token: token, aside: asideLease{key: redisKey}}), err
 }
 
 // takeStale leases the entry e, whose stored form is data, to replace it. It returns errLeased if another
-// process has that lease, and neither if the entry is no longer there: then whoever had the lease until now
+// process has that lease, and errReplaced if the entry is no longer there: then whoever had the lease until now
 // has replaced it.
 func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T], known sight) (lease[T], error) {
 	held, err := a.take(ctx, a.leaseKey(key))
 	if err == nil && held.token == "" {
 		held, err = a.takeOver(ctx, a.leaseKey(key), "", known)
 	}
+	held.seen = e
+	held.aside.replaces, held.aside.length = identity(data), len(data)
 	if err != nil {
 		return held, err
 	}
 	a.detachRead(key) // what another one has begun to read before the lease was taken does not count
 	now, err := a.read(ctx, key)
-	if err != nil || now != data {
-		if err == errNothing || err == errWrongType {
-			err = nil
-		}
-		return lease[T]{}, errors.Join(err, a.abandon(context.WithoutCancel(ctx), key, held, false))
+	if err == errNothing || err == errWrongType || err == nil && now != data {
+		err = errReplaced
 	}
-	held.seen = e
-	held.aside.replaces, held.aside.length = identity(data), len(data)
-	return held, nil
+	return held, err
 }
 
 // seize leases a key that holds what nobody can read, with this identity, by putting the token in its place.
@@ -237,11 +245,12 @@ func (a *aside[T]) takeOver(ctx context.Context, redisKey, stands string, known 
 // it has not.
 func (a *aside[T]) put(ctx context.Context, s func() *rueidis.Lua, redisKey string, args ...string) (lease[T], error) {
 	token := newToken(a.lease)
-	n, err := a.script(ctx, s, redisKey, append(args, token, a.leaseMilliseconds())...)
-	if err != nil || n == 0 {
+	o, err := a.conn.begin(ctx, false)
+	if err != nil {
 		return lease[T]{}, err
 	}
-	return a.hold(lease[T]{token: token, aside: asideLease{key: redisKey}}), nil
+	n, err := o.run(s, redisKey, append(args, token, a.leaseMilliseconds())...)
+	return a.taken(redisKey, token, n == 1, a.conn.end(&o, err))
 }
 
 func (a *aside[T]) leaseMilliseconds() string { return strconv.FormatInt(a.lease.Milliseconds(), 10) }
@@ -314,8 +323,12 @@ func (a *aside[T]) script(ctx context.Context, s func() *rueidis.Lua, key string
 	if err != nil {
 		return 0, err
 	}
-	n, err := s().Exec(o.ctx, o.Client, []string{key}, args).AsInt64()
+	n, err := o.run(s, key, args...)
 	return n, a.conn.end(&o, err)
+}
+
+func (o *op) run(s func() *rueidis.Lua, key string, args ...string) (int64, error) {
+	return s().Exec(o.ctx, o.Client, []string{key}, args).AsInt64()
 }
 
 // watch returns the next change of key that Redis tells of, and whether the key is known to hold a lease.

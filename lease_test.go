@@ -425,11 +425,29 @@ func TestLeasesOfStaleEntriesDoNotMeet(t *testing.T) {
 	}
 }
 
+// overtakenStore is a store whose first lease comes too late: another process has replaced the entry.
+type overtakenStore struct {
+	*aside[string]
+	first sync.Once
+}
+
+func (o *overtakenStore) acquire(ctx context.Context, k string, seen *entry[string], allowed *allowance, wait bool) (held lease[string], filled *entry[string], err error) {
+	o.first.Do(func() {
+		if held, err = o.take(ctx, o.leaseKey(k)); err == nil {
+			err = errReplaced
+		}
+	})
+	if err != nil {
+		return held, nil, err
+	}
+	return o.aside.acquire(ctx, k, seen, allowed, wait)
+}
+
 // A process that takes the lease of a stale entry just after another one has replaced that gives it back.
 func TestALeaseOfAnEntryThatWasReplacedIsGivenBack(t *testing.T) {
 	s := redistest.Start(t)
 	cfg := asideConfig(t, s, BackendRueidisAside)
-	cfg.StaleIfError = time.Hour
+	cfg.StaleIfError, cfg.LeaseTTL = time.Hour, time.Minute
 	c := openAside[string](t, cfg)
 	a := storeOf(c)
 	require.NoError(t, c.Set(t.Context(), key, "stale", time.Millisecond))
@@ -439,9 +457,15 @@ func TestALeaseOfAnEntryThatWasReplacedIsGivenBack(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, c.Set(t.Context(), key, "fresh", time.Hour))
 	held, err := a.takeStale(t.Context(), key, data, e, sight{})
-	require.NoError(t, err)
-	require.Empty(t, held.token)
+	require.ErrorIs(t, err, errReplaced)
+	require.NotEmpty(t, held.token)
+	require.NoError(t, a.abandon(t.Context(), key, held, false))
 	require.Nil(t, s.Must("GET", a.leaseKey(key)))
+	c.store = &overtakenStore{aside: a}
+	v, err := c.GetWithFetch(t.Context(), "another", time.Minute, serve("fetched").fetch)
+	require.NoError(t, err)
+	require.Equal(t, "fetched", v)
+	require.Eventually(t, func() bool { return s.Must("GET", a.leaseKey("another")) == nil }, 10*time.Second, time.Millisecond)
 
 	now, err := a.read(t.Context(), key)
 	require.NoError(t, err)

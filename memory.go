@@ -46,7 +46,7 @@ func (m *memory[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T]
 }
 
 // acquire has nothing to do: the flights are the lease.
-func (m *memory[T]) acquire(_ context.Context, _ string, seen *entry[T], _ bool) (lease[T], *entry[T], error) {
+func (m *memory[T]) acquire(_ context.Context, _ string, seen *entry[T], _ *allowance, _ bool) (lease[T], *entry[T], error) {
 	return lease[T]{seen: seen}, nil, nil
 }
 
