@@ -85,10 +85,12 @@ func (b *Backend) Close() error {
 		open = append(open, c)
 	}
 	b.mu.Unlock()
-	var errs []error
-	for _, c := range open {
-		errs = append(errs, c.Close())
+	errs := make([]error, len(open))
+	var closing sync.WaitGroup
+	for i, c := range open {
+		closing.Go(func() { errs[i] = c.Close() }) // side by side, since each may wait for its leases
 	}
+	closing.Wait()
 	if b.conn != nil {
 		b.conn.close()
 	}

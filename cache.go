@@ -165,13 +165,14 @@ func (c *Client[T]) Health(ctx context.Context) error {
 // Close ends the cache: callers that wait get [ErrClosed], running fetches are cancelled and what they
 // return is not kept, and every later call returns ErrClosed. It also closes the backend, unless the cache
 // was made by [New]. It returns nil, the second time too. A fetch that ignores its context is not waited
-// for.
+// for. On rueidis-aside it gives up the leases of those fetches first, so that other processes need not wait
+// for them to expire.
 func (c *Client[T]) Close() error {
 	c.closing.Do(func() {
 		close(c.closed)
 		c.repeats.stop()
 		c.flights.close()
-		c.chores.close(0)
+		c.chores.close(chorePatience)
 		c.store.close()
 		c.release()
 	})

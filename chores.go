@@ -20,6 +20,9 @@ type chores struct {
 	stopped bool
 }
 
+// chorePatience is how long Close waits. What Close of the connection waits for comes on top of that.
+const chorePatience = 300 * time.Millisecond
+
 func newChores() *chores {
 	c := new(chores)
 	c.ctx, c.cancel = context.WithCancel(context.Background())

@@ -141,7 +141,7 @@ func ping(ctx context.Context, c rueidis.Client) error {
 }
 
 // closePatience is how long Close lets operations under way end by themselves.
-const closePatience = 500 * time.Millisecond
+const closePatience = 400 * time.Millisecond
 
 // close closes the client. Operations that are still under way after closePatience fail.
 func (n *conn) close() {

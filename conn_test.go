@@ -200,6 +200,10 @@ func TestCloseInAFrozenServerEndsSoon(t *testing.T) {
 	onBothRedisBackends(t, func(t *testing.T, backend string) {
 		server := redistest.Start(t)
 		c := openOn(t, server, server.Addr(), backend, time.Minute, withSlowDetection())
+		fetching := serve("v")
+		defer fetching.hold()()
+		asked := ask(t.Context(), c, "leased", fetching.fetch)
+		require.Eventually(t, func() bool { return fetching.calls.Load() == 1 }, healing, time.Millisecond)
 		server.Freeze()
 		var callers sync.WaitGroup
 		for range 10 {
@@ -210,6 +214,7 @@ func TestCloseInAFrozenServerEndsSoon(t *testing.T) {
 		begun := time.Now()
 		require.NoError(t, c.Close())
 		callers.Wait()
+		require.ErrorIs(t, (<-asked).err, ErrClosed)
 		t.Logf("closed within %v", time.Since(begun).Round(time.Millisecond))
 		require.Less(t, time.Since(begun), hang)
 		server.Thaw()

@@ -42,6 +42,12 @@ var lifeMutants = []mutant{
 		run:     "TestCloseWaitsForTheReaper|TestStopWaitsForTheCallThatRuns",
 	},
 	{
+		name:    "close-leaves-its-leases",
+		promise: "G15",
+		edits:   change("cache.go", "c.chores.close(chorePatience)", "c.chores.close(0)"),
+		run:     "TestConformance/rueidis-aside/G15_Close",
+	},
+	{
 		name:    "close-leaves-the-reaper",
 		promise: "G16",
 		edits:   change("expiring.go", "\t\tt.reaper.stop()\n", ""),
