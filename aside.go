@@ -18,6 +18,9 @@ type aside[T any] struct {
 	clock  *clock
 	ttl    time.Duration // LocalTTL
 	lease  time.Duration // LeaseTTL
+
+	keepsStale bool // entries are replaced in place: they are given out when stale, or refreshed ahead
+
 	unhook func()        // takes the cache off the hub
 	told   func()        // called when a key that was kept has changed, not by this process
 	closed atomic.Bool
@@ -56,6 +59,7 @@ type change struct {
 
 func newAside[T any](r remote[T], hub *nearHub, cfg Config, told, evicted func()) (*aside[T], error) {
 	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, lease: cfg.LeaseTTL, told: told}
+	a.keepsStale = keepsStale(cfg)
 	until := func(n *nearEntry[T]) int64 { return n.until }
 	a.near = newExpiring(cfg.MaxEntries, cfg.ReapInterval, a.clock, until, evicted)
 	for i := range a.shards {
@@ -69,6 +73,9 @@ func newAside[T any](r remote[T], hub *nearHub, cfg Config, told, evicted func()
 	a.unhook = sync.OnceFunc(func() { hub.remove(cfg.Name) })
 	return a, nil
 }
+
+// keepsStale reports whether an entry may be of use while it is being replaced.
+func keepsStale(cfg Config) bool { return cfg.StaleFor > 0 || cfg.StaleIfError > 0 || cfg.RefreshAhead > 0 }
 
 func (a *aside[T]) shard(key string) *asideShard { return &a.shards[hashKey(key)%nearShards] }
 

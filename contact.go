@@ -148,9 +148,10 @@ return 0`
 func unusedKey(prefix string) string { return prefix + "cacheaside-check-" + rand.Text() }
 
 // permitted asks Redis whether this user may do what is needed with keys that begin with prefix, and returns
-// the refusal. It changes nothing. That Redis does not answer, or cannot do it at present, is no refusal.
-func (n *conn) permitted(prefix string, needs []need) error {
-	o, err := n.begin(context.Background(), false)
+// the refusal. It changes nothing. That Redis does not answer before ctx ends, or cannot do it at present, is no
+// refusal.
+func (n *conn) permitted(ctx context.Context, prefix string, needs []need) error {
+	o, err := n.begin(ctx, false)
 	if err != nil {
 		return nil
 	}

@@ -22,7 +22,8 @@ import (
 // waits takes its place.
 //
 // A stale entry stays where it is while it is being refreshed. Its lease is a key of its own, and filling
-// replaces the entry only if it is still the one that was there.
+// replaces the entry only if it is still the one that was there. A cache that gives no stale entries out needs
+// no such keys, and no permission for them: the token takes the entry's place.
 
 // lua makes a script when it is first run: making it computes a SHA-1, which a process that is held to FIPS
 // 140 and does not use this backend must not die of.
@@ -168,6 +169,9 @@ func (a *aside[T]) contend(ctx context.Context, key string, known sight) (held l
 		return held, nil, err
 	case !a.isStale(e):
 		return held, e, nil
+	case !a.keepsStale: // its time is over by our clock, and not yet by that of Redis
+		held, err = a.seize(ctx, key, identity(data), len(data))
+		return held, nil, err
 	}
 	held, err = a.takeStale(ctx, key, data, e, known)
 	return held, nil, err
@@ -222,7 +226,7 @@ func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T],
 	return held, err
 }
 
-// seize leases a key that holds what nobody can read, with this identity, by putting the token in its place.
+// seize leases a key that holds what is of no use, with this identity, by putting the token in its place.
 func (a *aside[T]) seize(ctx context.Context, key, first string, length int) (lease[T], error) {
 	return a.put(ctx, replaceScript, a.redisKey(key), first, strconv.Itoa(length))
 }
