@@ -13,16 +13,16 @@ import (
 // notice that the connection is dead. A cold key is fetched by one process: see lease.go.
 type aside[T any] struct {
 	remote[T]
-	hub    *nearHub
-	near   *expiring[nearEntry[T]]
-	clock  *clock
-	ttl    time.Duration // LocalTTL
-	lease  time.Duration // LeaseTTL
+	hub   *nearHub
+	near  *expiring[nearEntry[T]]
+	clock *clock
+	ttl   time.Duration // LocalTTL
+	lease time.Duration // LeaseTTL
 
 	keepsStale bool // entries are replaced in place: they are given out when stale, or refreshed ahead
 
-	unhook func()        // takes the cache off the hub
-	told   func()        // called when a key that was kept has changed, not by this process
+	unhook func() // takes the cache off the hub
+	told   func() // called when a key that was kept has changed, not by this process
 	closed atomic.Bool
 
 	clearing atomic.Int64 // Clears of this process under way
@@ -75,7 +75,9 @@ func newAside[T any](r remote[T], hub *nearHub, cfg Config, told, evicted func()
 }
 
 // keepsStale reports whether an entry may be of use while it is being replaced.
-func keepsStale(cfg Config) bool { return cfg.StaleFor > 0 || cfg.StaleIfError > 0 || cfg.RefreshAhead > 0 }
+func keepsStale(cfg Config) bool {
+	return cfg.StaleFor > 0 || cfg.StaleIfError > 0 || cfg.RefreshAhead > 0
+}
 
 func (a *aside[T]) shard(key string) *asideShard { return &a.shards[hashKey(key)%nearShards] }
 

@@ -52,7 +52,7 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 	n.load.slots = make(chan struct{}, maxLeft)
 	n.breaker = newBreaker(n.probe, events)
 	n.wires.underWay = n.load.underWay.Load
-	n.option.DialCtxFn = n.wires.watch(option.DialCtxFn, n.lost)
+	n.option.DialCtxFn = n.wires.watch(dialer(&option), n.lost)
 	return n, nil
 }
 
