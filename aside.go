@@ -13,13 +13,16 @@ import (
 // notice that the connection is dead. A cold key is fetched by one process: see lease.go.
 type aside[T any] struct {
 	remote[T]
-	hub    *nearHub
-	near   *expiring[nearEntry[T]]
-	clock  *clock
-	ttl    time.Duration // LocalTTL
-	lease  time.Duration // LeaseTTL
-	unhook func()        // takes the cache off the hub
-	told   func()        // called when a key that was kept has changed, not by this process
+	hub   *nearHub
+	near  *expiring[nearEntry[T]]
+	clock *clock
+	ttl   time.Duration // LocalTTL
+	lease time.Duration // LeaseTTL
+
+	keepsStale bool // entries are replaced in place: they are given out when stale, or refreshed ahead
+
+	unhook func() // takes the cache off the hub
+	told   func() // called when a key that was kept has changed, not by this process
 	closed atomic.Bool
 
 	clearing atomic.Int64 // Clears of this process under way
@@ -56,6 +59,7 @@ type change struct {
 
 func newAside[T any](r remote[T], hub *nearHub, cfg Config, told, evicted func()) (*aside[T], error) {
 	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, lease: cfg.LeaseTTL, told: told}
+	a.keepsStale = keepsStale(cfg)
 	until := func(n *nearEntry[T]) int64 { return n.until }
 	a.near = newExpiring(cfg.MaxEntries, cfg.ReapInterval, a.clock, until, evicted)
 	for i := range a.shards {
@@ -68,6 +72,11 @@ func newAside[T any](r remote[T], hub *nearHub, cfg Config, told, evicted func()
 	}
 	a.unhook = sync.OnceFunc(func() { hub.remove(cfg.Name) })
 	return a, nil
+}
+
+// keepsStale reports whether an entry may be of use while it is being replaced.
+func keepsStale(cfg Config) bool {
+	return cfg.StaleFor > 0 || cfg.StaleIfError > 0 || cfg.RefreshAhead > 0
 }
 
 func (a *aside[T]) shard(key string) *asideShard { return &a.shards[hashKey(key)%nearShards] }
@@ -152,7 +161,7 @@ func (a *aside[T]) arrived(w *watch, key, data string) {
 		s.changeLocked(key).leased = true
 		return
 	}
-	if len(data) > a.form.maxBytes {
+	if len(data)-headerBytes > a.form.maxBytes { // nobody could decode it
 		return
 	}
 	raw := new(atomic.Pointer[string])

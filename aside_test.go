@@ -211,7 +211,7 @@ func TestNobodyJoinsAReadFromBeforeAChange(t *testing.T) {
 		"an invalidation of all":     func() { a.invalidatedAll(w) },
 		"a write of this process":    func() { require.NoError(t, c.Set(t.Context(), key, "v", time.Hour)) },
 		"a Clear":                    func() { require.NoError(t, c.Clear(t.Context())) },
-		"having waited for too long": func() { next, _ := a.watch(key); _ = a.waitFor(t.Context(), key, next); a.unwatch(key, next) },
+		"having waited for too long": func() { next, _ := a.watch(key); _, _ = a.waitFor(t.Context(), key, next); a.unwatch(key, next) },
 	} {
 		first, begun := a.joinRead(key)
 		require.True(t, begun)

@@ -85,10 +85,12 @@ func (b *Backend) Close() error {
 		open = append(open, c)
 	}
 	b.mu.Unlock()
-	var errs []error
-	for _, c := range open {
-		errs = append(errs, c.Close())
+	errs := make([]error, len(open))
+	var closing sync.WaitGroup
+	for i, c := range open {
+		closing.Go(func() { errs[i] = c.Close() }) // side by side, since each may wait for its leases
 	}
+	closing.Wait()
 	if b.conn != nil {
 		b.conn.close()
 	}
@@ -111,7 +113,7 @@ func New[T any](b *Backend, name string, opts ...Option) (*Client[T], error) {
 	if err := checkName("Name", cfg.Name); err != nil {
 		return nil, err
 	}
-	c, err := newClient[T](b, cfg, b.opts.with(opts))
+	c, err := newClient[T](context.Background(), b, cfg, b.opts.with(opts)) // Redis is asked for as long as OpTimeout
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +132,7 @@ func Open[T any](ctx context.Context, cfg Config, opts ...Option) (*Client[T], e
 	if err != nil {
 		return nil, err
 	}
-	c, err := newClient[T](b, b.cfg, b.opts)
+	c, err := newClient[T](ctx, b, b.cfg, b.opts)
 	if err != nil {
 		_ = b.Close() // it has no caches, and the first error is the one to tell
 		return nil, err
@@ -163,8 +165,8 @@ func openAs[T any](ctx context.Context, backend string, cfg Config, opts []Optio
 	return Open[T](ctx, cfg, opts...)
 }
 
-// newClient makes a cache on b without registering it.
-func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
+// newClient makes a cache on b without registering it. ctx bounds what Redis is asked for.
+func newClient[T any](ctx context.Context, b *Backend, cfg Config, o options) (*Client[T], error) {
 	if o.err != nil {
 		return nil, o.err
 	}
@@ -186,12 +188,13 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 		gone:      goneError(o.notFound),
 		stats:     newCounters(),
 		refreshes: make(chan struct{}, maxRefreshes),
+		chores:    newChores(),
 		closed:    make(chan struct{}),
 		release:   func() {},
 	}
 	c.repeats = newRepeats(c.Delete, func(err error) { c.observe(Event{Kind: EventInvalidationLost, Err: err}) })
 	c.setSure()
-	if err := c.openStore(b, weigh); err != nil {
+	if err := c.openStore(ctx, b, weigh); err != nil {
 		return nil, err
 	}
 	if o.mutated != nil {
@@ -210,7 +213,7 @@ func newClient[T any](b *Backend, cfg Config, o options) (*Client[T], error) {
 const maxWindow = 1 << 60
 
 // openStore is the one place that tells backends apart.
-func (c *Client[T]) openStore(b *Backend, weigh func(string, T) int) error {
+func (c *Client[T]) openStore(ctx context.Context, b *Backend, weigh func(string, T) int) error {
 	codec, err := typedOption[Codec[T]]("WithCodec", c.opts.codec)
 	if err != nil {
 		return err
@@ -231,9 +234,13 @@ func (c *Client[T]) openStore(b *Backend, weigh func(string, T) int) error {
 	r := remote[T]{conn: b.conn, form: c.form(codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":"}
 	if c.cfg.Backend == BackendRueidis {
 		c.store = &r
-		return b.conn.permitted(r.name, needs)
+		return b.conn.permitted(ctx, r.name, needs)
 	}
-	if err := errors.Join(b.conn.permitted(r.name, needsOfAside), b.conn.permitted(leaseName(r.name), needs)); err != nil {
+	err = b.conn.permitted(ctx, r.name, needsOfAside)
+	if err == nil && keepsStale(c.cfg) {
+		err = b.conn.permitted(ctx, leaseName(r.name), needsOfAside)
+	}
+	if err != nil {
 		return err
 	}
 	c.local = SourceNearHit

@@ -194,8 +194,10 @@ func (c *Client[T]) runMany(b *batch[T]) {
 			values, err = nil, abnormal(recover())
 		}
 		now := c.fetched(call, &b.context, err)
+		begun := c.askedAt()
 		c.concurrently(len(fetching), func(i int) {
 			f := fetching[i]
+			f.allowance.used += c.askedAt().Sub(begun)
 			value, ok := values[f.key]
 			switch {
 			case ok:
@@ -216,8 +218,14 @@ func (c *Client[T]) runMany(b *batch[T]) {
 // such flights go on by themselves.
 func (c *Client[T]) prepareMany(b *batch[T]) (fetching []*flight[T]) {
 	states := make([]readiness, len(b.flights))
-	c.concurrently(len(b.flights), func(i int) { states[i] = c.prepare(b.flights[i], false) })
+	begun := c.askedAt()
+	c.concurrently(len(b.flights), func(i int) {
+		f := b.flights[i]
+		f.allowance = c.allowance(f.asked + c.askedAt().Sub(begun)) // it has waited for its turn
+		states[i] = c.prepare(f, false)
+	})
 	for i, f := range b.flights {
+		f.allowance = c.allowance(f.asked + c.askedAt().Sub(begun)) // it has waited for the others too
 		switch states[i] {
 		case ready:
 			fetching = append(fetching, f)

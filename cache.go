@@ -53,7 +53,8 @@ type Client[T any] struct {
 
 	watchers  watchers
 	stats     counters
-	refreshes chan struct{}              // holds one element a refresh under way
+	refreshes chan struct{} // holds one element a refresh under way
+	chores    *chores
 	sampler   atomic.Pointer[keySampler] // nil unless keys are sampled
 	sampling  sync.Mutex                 // held by who samples them
 	repeats   *repeats                   // of invalidations that have failed
@@ -166,12 +167,14 @@ func (c *Client[T]) Health(ctx context.Context) error {
 // Close ends the cache: callers that wait get [ErrClosed], running fetches are cancelled and what they
 // return is not kept, and every later call returns ErrClosed. It also closes the backend, unless the cache
 // was made by [New]. It returns nil, the second time too. Running fetches are not waited for: one that uses the
-// source may still do so for a moment, and one that ignores its context for longer.
+// source may still do so for a moment, and one that ignores its context for longer. On rueidis-aside it gives up
+// the leases of those fetches first, so that other processes need not wait for them to expire.
 func (c *Client[T]) Close() error {
 	c.closing.Do(func() {
 		close(c.closed)
 		c.repeats.stop()
 		c.flights.close()
+		c.chores.close(chorePatience)
 		c.store.close()
 		c.release()
 	})

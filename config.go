@@ -94,8 +94,8 @@ type Config struct {
 	// key instead of asking the source again. Defaults to zero: not at all.
 	ErrorCooldown time.Duration `json:"error_cooldown,omitempty" yaml:"error_cooldown"`
 
-	// MaxValueBytes bounds a value in its stored form in Redis, before it is sent and before it is
-	// decoded. Defaults to 16 MiB.
+	// MaxValueBytes bounds a value in Redis, before it is sent and before it is decoded: what the codec
+	// makes of it, without the header before that. Defaults to 16 MiB.
 	MaxValueBytes int `json:"max_value_bytes,omitempty" yaml:"max_value_bytes"`
 }
 

@@ -392,6 +392,84 @@ func (b *broken) recover() {
 	require.ErrorIs(b, err, ErrMiss)
 }
 
+// A Redis that answers, but slowly, costs a caller one OpTimeout, and not one an operation: the look-up, the
+// lease and the fill share it.
+func TestASlowRedisCostsOneOpTimeout(t *testing.T) {
+	redistest.Require(t)
+	const opTimeout = time.Second
+	gone := serve("")
+	gone.set("", ErrNotFound)
+	for name, call := range map[string]func(c *Client[string]) error{
+		"a fill": func(c *Client[string]) error {
+			_, err := c.GetWithFetch(context.Background(), key, time.Minute, serve("new").fetch)
+			return err
+		},
+		"a removal": func(c *Client[string]) error {
+			_, err := c.GetWithFetch(context.Background(), "stale", time.Minute, gone.fetch)
+			return err
+		},
+		"a batch": func(c *Client[string]) error {
+			_, err := c.GetManyWithFetch(context.Background(), []string{"a", "b", "c"}, time.Minute, new(manySource).get)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBothRedisBackends(t, func(t *testing.T, backend string) {
+				server := redistest.Start(t)
+				proxy := redistest.NewProxy(t, server.Addr())
+				cfg := config(t, server.URL(backend))
+				cfg.Redis.Addrs, cfg.OpTimeout, cfg.StaleIfError = []string{proxy.Addr()}, opTimeout, time.Hour
+				c := openAside[string](t, cfg)
+				require.NoError(t, c.Set(t.Context(), "stale", "stale", time.Millisecond))
+				awaitStale(t, c, "stale")
+				_, err := c.GetWithFetch(t.Context(), "warm", time.Minute, serve("warm").fetch) // Redis knows the scripts
+				require.NoError(t, err)
+
+				proxy.Delay(opTimeout * 6 / 10)
+				begun := time.Now()
+				if err := call(c); err != nil {
+					require.ErrorIs(t, err, ErrNotFound)
+				}
+				took := time.Since(begun)
+				t.Logf("%v of an OpTimeout", took.Seconds()/opTimeout.Seconds())
+				require.Less(t, took, 2*opTimeout)
+				proxy.Delay(0)
+				if name != "a fill" {
+					return
+				}
+				require.Eventually(t, func() bool {
+					stored, _ := server.Must("GET", redisKeyOf(c, key)).(string)
+					return strings.Contains(stored, "new")
+				}, healing, time.Millisecond, "what is asked last is sent, though nobody waits for the answer")
+			})
+		})
+	}
+}
+
+// Who waits for a fetch does not wait for its lease to be given up.
+func TestGivingUpALeaseKeepsNobodyWaiting(t *testing.T) {
+	redistest.Require(t)
+	server := redistest.Start(t)
+	c := openOn(t, server, server.Addr(), BackendRueidisAside, time.Minute, withSlowDetection())
+	for name, fetch := range map[string]FetchFunc[string]{
+		"not to be stored": func(ctx context.Context, _ string) (string, error) { SkipStore(ctx); return "", nil },
+		"a failure":        func(context.Context, string) (string, error) { return "", errSource },
+		"a panic":          func(context.Context, string) (string, error) { panic(errSource) },
+	} {
+		asked := ask(t.Context(), c, name, func(ctx context.Context, k string) (string, error) {
+			server.Freeze()
+			return fetch(ctx, k)
+		})
+		select {
+		case <-asked:
+		case <-time.After(hang):
+			t.Error(name)
+		}
+		server.Thaw()
+		require.Eventually(t, func() bool { return server.Must("EXISTS", redisKeyOf(c, name)) == int64(0) }, healing, time.Millisecond, name)
+	}
+}
+
 // watcher counts what a cache reports.
 type watcher struct {
 	mu    sync.Mutex

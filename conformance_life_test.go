@@ -13,6 +13,7 @@ func init() {
 		promise{"G16", "after Close every call is ErrClosed, the second Close is nil", nil, checkClosed},
 		promise{"G16", "Close releases waiters at once and cancels their fetch", nil, checkCloseDuringFetch},
 		promise{"G16", "nothing is stored after Close, and no goroutine stays once fetches return", nil, checkCloseDeafFetch},
+		promise{"G15", "Close gives up the leases of running fetches before it returns", isLeased, checkCloseGivesUpLeases},
 		promise{"G17", "memory is bounded by MaxEntries", func(r rig) bool { return !r.remote || r.name == BackendRueidisAside }, checkBound},
 	)
 }
@@ -82,6 +83,33 @@ func checkCloseDeafFetch(e *env) {
 		require.LessOrEqual(e, runtime.NumGoroutine(), before+1)
 		require.Zero(e, c.Stats().Entries)
 	}
+}
+
+func checkCloseGivesUpLeases(e *env) {
+	long := func(cfg *Config) { cfg.LeaseTTL, cfg.StaleIfError = time.Minute, time.Hour }
+	c, other := open[string](e, long), open[string](e, long)
+	require.NoError(e, c.Set(e.Context(), "stale", "stale", time.Millisecond))
+	awaitStale(e.T, c, "stale")
+	s := serve("v")
+	s.deaf = true
+	release := s.hold()
+	defer release()
+	leases := []string{redisKeyOf(c, key), storeOf(c).leaseKey("stale")}
+	missing := ask(e.Context(), c, key, s.fetch)
+	stale := ask(e.Context(), c, "stale", s.fetch)
+	e.settle(func() bool { return s.calls.Load() == 2 }, "both are being fetched")
+	for _, k := range leases {
+		require.NotNil(e, e.at(k).Must("GET", k))
+	}
+	require.NoError(e, c.Close())
+	for _, k := range leases {
+		require.Nil(e, e.at(k).Must("GET", k))
+	}
+	require.ErrorIs(e, (<-missing).err, ErrClosed)
+	require.ErrorIs(e, (<-stale).err, ErrClosed)
+	v, err := other.GetWithFetch(e.Context(), key, time.Minute, serve("other").fetch)
+	require.NoError(e, err)
+	require.Equal(e, "other", v)
 }
 
 func checkBound(e *env) {

@@ -110,7 +110,7 @@ func checkFrozen(e *env) {
 func checkDeadFiller(e *env) {
 	change := func(cfg *Config) { cfg.LeaseTTL = 300 * time.Millisecond }
 	c, dead := open[string](e, change), open[string](e, change)
-	held, filled, err := dead.store.acquire(e.Context(), key, nil, false)
+	held, filled, err := dead.store.acquire(e.Context(), key, nil, &allowance{}, false)
 	require.NoError(e, err)
 	require.Nil(e, filled)
 	require.NotEmpty(e, held.token)

@@ -24,8 +24,10 @@ func init() {
 		promise{"G14", "a value of 100 MB is a miss, and is overwritten", onRedis, checkHugeValue},
 		promise{"G14", "what was stored for another key, type or codec is a miss", onRedis, checkForeignEntries},
 		promise{"G14", "lease bytes never reach a caller", onRedis, checkLeaseBytes},
+		promise{"G14", "what looks like a lease and is none, or one that does not expire, is overwritten", onRedis, checkForgedLeases},
 		promise{"G14", "JSON from before this library is read", onRedis, checkBareJSON},
 		promise{"G14", "a value over MaxValueBytes is refused by Set, and returned unstored by GetWithFetch", onRedis, checkOversized},
+		promise{"G20", "an error of the codec shows nothing of the value", onRedis, checkCodecErrors},
 	)
 }
 
@@ -206,7 +208,7 @@ func checkForeignEntries(e *env) {
 
 func checkLeaseBytes(e *env) {
 	c := open[string](e, func(cfg *Config) { cfg.LeaseTTL = 200 * time.Millisecond }, WithCodec(StringCodec()))
-	token := newToken()
+	token := newToken(time.Second)
 	e.at(redisKeyOf(c, key)).Must("SET", redisKeyOf(c, key), token, "PX", "100")
 	_, err := c.Get(e.Context(), key)
 	require.ErrorIs(e, err, ErrMiss)
@@ -219,6 +221,24 @@ func checkLeaseBytes(e *env) {
 	e.at(redisKeyOf(bytes, key)).Must("SET", redisKeyOf(bytes, key), token, "PX", "100")
 	_, err = bytes.Get(e.Context(), key)
 	require.ErrorIs(e, err, ErrMiss)
+}
+
+func checkForgedLeases(e *env) {
+	c := open[string](e, func(cfg *Config) { cfg.LeaseTTL = 200 * time.Millisecond }, WithCodec(StringCodec()))
+	for i, data := range []string{"\xca\x13", "\xca\x13x", "\xca\x13ABCDEFGHIJKLMNOPQRSTUVWXYZ", newToken(time.Second) + "A"} {
+		for _, ttl := range [][]string{nil, {"PX", "3600000"}} {
+			k := fmt.Sprint(i, ttl)
+			e.at(redisKeyOf(c, k)).Must(append([]string{"SET", redisKeyOf(c, k), data}, ttl...)...)
+			isUnreadable(e, c, k, "value", fmt.Sprintf("%q %v", data, ttl))
+		}
+	}
+	for _, ttl := range [][]string{nil, {"PX", "3600000"}} {
+		k := fmt.Sprint("copied", ttl)
+		e.at(redisKeyOf(c, k)).Must(append([]string{"SET", redisKeyOf(c, k), newToken(time.Second)}, ttl...)...)
+		_, err := c.Get(e.Context(), k)
+		require.ErrorIs(e, err, ErrMiss)
+		isOverwritten(e, c, k, "value", k)
+	}
 }
 
 func checkBareJSON(e *env) {
@@ -254,7 +274,7 @@ func checkOversized(e *env) {
 	const most = 1000
 	seen := newWatcher()
 	c := open[string](e, func(cfg *Config) { cfg.MaxValueBytes = most }, WithCodec(StringCodec()), WithObserver(seen))
-	fits, over := strings.Repeat("v", most-headerBytes), strings.Repeat("v", most-headerBytes+1)
+	fits, over := strings.Repeat("v", most), strings.Repeat("v", most+1)
 	require.NoError(e, c.Set(e.Context(), key, fits, time.Minute))
 	v, err := c.Get(e.Context(), key)
 	require.NoError(e, err)
@@ -273,7 +293,26 @@ func checkOversized(e *env) {
 		require.EqualValues(e, i+1, c.Stats().Unstorable)
 		require.Equal(e, i+1, seen.count(EventUnstorable))
 	}
-	require.EqualValues(e, 0, e.at(redisKeyOf(c, key)).Must("EXISTS", redisKeyOf(c, key)), "nor is a lease left behind")
-	put(e, c, key, over+strings.Repeat("v", headerBytes))
+	e.settle(func() bool { return e.at(redisKeyOf(c, key)).Must("EXISTS", redisKeyOf(c, key)) == int64(0) }, "nor is a lease left behind")
+	put(e, c, key, over)
 	isUnreadable(e, c, key, "value", "stored by whoever allows more")
+	put(e, c, "bare", fits)
+	v, err = c.Get(e.Context(), "bare")
+	require.NoError(e, err)
+	require.Equal(e, fits, v)
+}
+
+func checkCodecErrors(e *env) {
+	seen := newWatcher()
+	c := open[json.Number](e, nil, WithObserver(seen))
+	const bad = json.Number("4111-secret")
+	all := []error{c.Set(e.Context(), key, bad, time.Minute), c.SetMany(e.Context(), map[string]json.Number{key: bad}, time.Minute)}
+	v, err := c.GetWithFetch(e.Context(), key, time.Minute, serve(bad).fetch)
+	require.NoError(e, err)
+	require.Equal(e, bad, v)
+	require.Equal(e, 1, seen.count(EventUnstorable))
+	for _, err := range append(all, seen.errs...) {
+		require.ErrorIs(e, err, ErrInvalidValue)
+		require.NotContains(e, err.Error(), "secret")
+	}
 }

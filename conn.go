@@ -52,7 +52,7 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 	n.load.slots = make(chan struct{}, maxLeft)
 	n.breaker = newBreaker(n.probe, events)
 	n.wires.underWay = n.load.underWay.Load
-	n.option.DialCtxFn = n.wires.watch(option.DialCtxFn, n.lost)
+	n.option.DialCtxFn = n.wires.watch(dialer(&option), n.lost)
 	return n, nil
 }
 
@@ -141,7 +141,7 @@ func ping(ctx context.Context, c rueidis.Client) error {
 }
 
 // closePatience is how long Close lets operations under way end by themselves.
-const closePatience = 500 * time.Millisecond
+const closePatience = 400 * time.Millisecond
 
 // close closes the client. Operations that are still under way after closePatience fail.
 func (n *conn) close() {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -184,6 +185,62 @@ func TestCloseEndsADialUnderWay(t *testing.T) {
 	})
 }
 
+// DialFn is older than DialCtxFn, which wins, and has no context.
+func TestADialFunctionWithoutAContextIsUsed(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		server := redistest.Start(t)
+		var dials atomic.Int64
+		hung := make(chan struct{}) // closed when dials are to return
+		defer close(hung)
+		var hangs atomic.Bool
+		dial := func(address string, d *net.Dialer, _ *tls.Config) (net.Conn, error) {
+			if dials.Add(1); hangs.Load() {
+				<-hung
+			}
+			return d.Dial("tcp", address)
+		}
+		c := openOn(t, server, server.Addr(), backend, 3*time.Second, WithRueidisOption(func(o *rueidis.ClientOption) {
+			o.DialFn = dial //nolint:staticcheck // it is what the test is about
+		}))
+		require.NoError(t, c.Set(t.Context(), key, "v", time.Minute))
+		require.Positive(t, dials.Load())
+
+		hangs.Store(true)
+		before := dials.Load()
+		server.KillClients()
+		require.Eventually(t, func() bool { return dials.Load() > before }, healing, time.Millisecond)
+		begun := time.Now()
+		require.NoError(t, c.Close(), "which leaves the dial behind")
+		require.Less(t, time.Since(begun), hang)
+	})
+}
+
+func TestDisableTCPNoDelayReachesTheSocket(t *testing.T) {
+	redistest.Require(t)
+	server := redistest.Start(t)
+	for _, off := range []bool{false, true} {
+		var socket atomic.Pointer[net.TCPConn]
+		openOn(t, server, server.Addr(), BackendRueidis, 3*time.Second, WithRueidisOption(func(o *rueidis.ClientOption) {
+			o.DisableTCPNoDelay = off
+			o.DialCtxFn = func(ctx context.Context, address string, d *net.Dialer, _ *tls.Config) (net.Conn, error) {
+				c, err := d.DialContext(ctx, "tcp", address)
+				if err == nil {
+					socket.Store(c.(*net.TCPConn))
+				}
+				return c, err
+			}
+		}))
+		raw, err := socket.Load().SyscallConn()
+		require.NoError(t, err)
+		var noDelay int
+		require.NoError(t, raw.Control(func(fd uintptr) {
+			noDelay, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_NODELAY)
+		}))
+		require.NoError(t, err)
+		require.Equal(t, off, noDelay == 0)
+	}
+}
+
 func TestOpenEndsWhenItsContextIsCancelled(t *testing.T) {
 	never := func(ctx context.Context, _ string, _ *net.Dialer, _ *tls.Config) (net.Conn, error) {
 		<-ctx.Done()
@@ -200,6 +257,10 @@ func TestCloseInAFrozenServerEndsSoon(t *testing.T) {
 	onBothRedisBackends(t, func(t *testing.T, backend string) {
 		server := redistest.Start(t)
 		c := openOn(t, server, server.Addr(), backend, time.Minute, withSlowDetection())
+		fetching := serve("v")
+		defer fetching.hold()()
+		asked := ask(t.Context(), c, "leased", fetching.fetch)
+		require.Eventually(t, func() bool { return fetching.calls.Load() == 1 }, healing, time.Millisecond)
 		server.Freeze()
 		var callers sync.WaitGroup
 		for range 10 {
@@ -210,6 +271,7 @@ func TestCloseInAFrozenServerEndsSoon(t *testing.T) {
 		begun := time.Now()
 		require.NoError(t, c.Close())
 		callers.Wait()
+		require.ErrorIs(t, (<-asked).err, ErrClosed)
 		t.Logf("closed within %v", time.Since(begun).Round(time.Millisecond))
 		require.Less(t, time.Since(begun), hang)
 		server.Thaw()

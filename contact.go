@@ -128,7 +128,7 @@ var needsOfAside = append(needs[:len(needs):len(needs)], []need{
 	{"EVALSHA", func(b rueidis.Builder, key string) rueidis.Completed {
 		return b.Evalsha().Sha1("0000000000000000000000000000000000000000").Numkeys(1).Key(key).Build()
 	}},
-	{"EVAL, or in a script TYPE, STRLEN, GETRANGE or PEXPIRE,", func(b rueidis.Builder, key string) rueidis.Completed {
+	{"EVAL, or in a script TYPE, STRLEN, GETRANGE, PTTL or PEXPIRE,", func(b rueidis.Builder, key string) rueidis.Completed {
 		return b.Eval().Script(checkScript).Numkeys(1).Key(key).Build()
 	}},
 }...)
@@ -136,7 +136,7 @@ var needsOfAside = append(needs[:len(needs):len(needs)], []need{
 // checkScript calls what the scripts of rueidis-aside call, on a key that is not there, and says what of it
 // is refused.
 const checkScript = `
-for _, c in ipairs({{'TYPE'}, {'STRLEN'}, {'GETRANGE', 0, 31}, {'PEXPIRE', 1}}) do
+for _, c in ipairs({{'TYPE'}, {'STRLEN'}, {'GETRANGE', 0, 31}, {'PTTL'}, {'PEXPIRE', 1}}) do
   local r = redis.pcall(c[1], KEYS[1], unpack(c, 2))
   if type(r) == 'table' and r.err and string.find(r.err, 'executing the script') then
     return redis.error_reply('NOPERM a script may not call ' .. c[1])
@@ -148,9 +148,10 @@ return 0`
 func unusedKey(prefix string) string { return prefix + "cacheaside-check-" + rand.Text() }
 
 // permitted asks Redis whether this user may do what is needed with keys that begin with prefix, and returns
-// the refusal. It changes nothing. That Redis does not answer, or cannot do it at present, is no refusal.
-func (n *conn) permitted(prefix string, needs []need) error {
-	o, err := n.begin(context.Background(), false)
+// the refusal. It changes nothing. That Redis does not answer before ctx ends, or cannot do it at present, is no
+// refusal.
+func (n *conn) permitted(ctx context.Context, prefix string, needs []need) error {
+	o, err := n.begin(ctx, false)
 	if err != nil {
 		return nil
 	}

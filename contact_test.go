@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ const secret = "s3cret-pass"
 func minimalRules(backend string) []string {
 	rules := []string{">" + secret, "resetchannels", "~cache:*", "-@all", "+get", "+set", "+del", "+mget"}
 	if backend == BackendRueidisAside {
-		rules = append(rules, "+client|tracking", "+evalsha", "+eval", "+type", "+strlen", "+getrange", "+pexpire")
+		rules = append(rules, "+client|tracking", "+evalsha", "+eval", "+type", "+strlen", "+getrange", "+pttl", "+pexpire")
 	}
 	return rules
 }
@@ -61,6 +62,48 @@ func TestMissingPermissionsAreNamedAtTheStart(t *testing.T) {
 		size, err := server.Command("DBSIZE")
 		require.NoError(t, err)
 		require.Zero(t, size, "asking changes nothing")
+	})
+}
+
+// Leases have keys of their own only where stale entries are of use while they are replaced.
+func TestOneCachesKeysAreEnoughWithoutStaleEntries(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		server := redistest.Start(t, redistest.User("app", append(minimalRules(backend), "resetkeys", "~cache:default:*", "+ping", "+echo")...))
+		cfg := config(t, server.URL(backend))
+		c := openAside[string](t, cfg)
+		for i, expired := range []bool{false, true} {
+			if expired { // by the clock of this process; by that of Redis it is not
+				writer := openAside[string](t, Config{Backend: backend, Redis: RedisConfig{Addrs: []string{server.Addr()}}, StaleFor: time.Hour})
+				require.NoError(t, writer.Set(t.Context(), key, "expired", time.Millisecond))
+				awaitStale(t, writer, key)
+			}
+			s := serve(strconv.Itoa(i))
+			v, err := c.GetWithFetch(t.Context(), key, time.Minute, s.fetch)
+			require.NoError(t, err)
+			require.Equal(t, strconv.Itoa(i), v)
+			require.EqualValues(t, 1, s.calls.Load())
+			v, err = c.Get(t.Context(), key)
+			require.NoError(t, err)
+			require.Equal(t, strconv.Itoa(i), v)
+		}
+		require.NoError(t, c.Health(t.Context()))
+		require.Zero(t, c.Stats().BackendErrors)
+
+		for _, change := range []func(*Config){
+			func(cfg *Config) { cfg.StaleFor = time.Minute },
+			func(cfg *Config) { cfg.StaleIfError = time.Minute },
+			func(cfg *Config) { cfg.RefreshAhead = 0.8 },
+		} {
+			other := cfg
+			change(&other)
+			if backend == BackendRueidis {
+				openAside[string](t, other)
+				continue
+			}
+			_, err := Open[string](t.Context(), other)
+			require.ErrorIs(t, err, ErrInvalidConfig)
+			require.ErrorContains(t, err, "cache::default:*")
+		}
 	})
 }
 

@@ -80,9 +80,11 @@ func (c *Client[T]) lookAgain(f *flight[T]) bool {
 	if f.failed || f.shard.ended.Load() == f.ended {
 		return false
 	}
-	found, err := c.find(f.context, f.key, c.store.peek(f.key))
+	ctx, outlay := f.allowance.begin(f.context)
+	found, err := c.find(ctx, f.key, c.store.peek(f.key))
+	outlay.end()
 	if err != nil {
-		f.failed = errors.Is(err, ErrUnavailable)
+		f.failed = errors.Is(f.blame(err), ErrUnavailable)
 		return false
 	}
 	f.found = found
@@ -124,27 +126,46 @@ const (
 // that. If the key is filled by then, prepare ends f with what it finds. Without a backend there is no
 // lease, and the fetch goes ahead without.
 func (c *Client[T]) prepare(f *flight[T], wait bool) readiness {
+	if f.allowance.limit == 0 { // a batch has set it
+		f.allowance = c.allowance(f.asked)
+	}
 	if c.lookAgain(f) {
 		return settled
 	}
 	if c.instant || f.failed || f.ttl <= 0 {
 		return ready
 	}
+	return c.lease(f, wait)
+}
+
+// lease is the part of prepare that takes the lease. It is a chore: what it takes when f has ended, Close must
+// see given up.
+func (c *Client[T]) lease(f *flight[T], wait bool) readiness {
+	if !c.chores.begin() {
+		f.end(Result[T]{}, ErrClosed)
+		return settled
+	}
+	defer c.chores.end()
 	for {
-		held, filled, err := c.store.acquire(f.context, f.key, f.found.entry, wait)
+		held, filled, err := c.store.acquire(f.context, f.key, f.found.entry, &f.allowance, wait)
+		if err == errReplaced {
+			c.giveUp(f.key, held)
+			continue
+		}
+		if held.token != "" && !c.hold(f, held) {
+			return settled
+		}
 		switch {
-		case f.context.Err() != nil && held.token == "":
+		case f.context.Err() != nil:
 			f.end(Result[T]{}, f.context.explain(f.context.Err())) // mostly it has ended already
 			return settled
 		case err == errLeased:
 			return leased
 		case err != nil:
-			f.failed = c.backendError(err) != nil
+			_ = c.backendError(f.blame(err)) // counted and observed; the fetch does without
+			f.failed = held.token == ""
 			return ready
 		case filled == nil:
-			if held.token != "" && !c.hold(f, held) {
-				return settled
-			}
 			return ready
 		}
 		f.found = c.judge(filled, c.clock.now())
@@ -159,16 +180,19 @@ func (c *Client[T]) prepare(f *flight[T], wait bool) readiness {
 func (c *Client[T]) hold(f *flight[T], held lease[T]) bool {
 	f.lease = &held
 	key := f.key
-	if f.holds(func() { c.giveUp(key, held, false) }) {
+	if f.holds(func() { c.giveUp(key, held) }) {
 		return true
 	}
-	c.giveUp(key, held, false)
+	c.giveUp(key, held)
 	return false
 }
 
-// giveUp abandons a lease. What fails here heals by itself when the lease expires.
-func (c *Client[T]) giveUp(key string, held lease[T], remove bool) {
-	_ = c.backendError(c.store.abandon(context.Background(), key, held, remove)) // counted and observed
+// giveUp abandons a lease, and does not wait for that: whoever waits for the flight has nothing from it. What
+// fails here heals by itself when the lease expires.
+func (c *Client[T]) giveUp(key string, held lease[T]) {
+	c.chores.run(func(ctx context.Context) {
+		_ = c.backendError(c.store.abandon(ctx, key, held, false)) // counted and observed
+	})
 }
 
 // settle ends the flight with the outcome of its fetch, which returned at now, having kept what is to be
@@ -241,16 +265,18 @@ func (c *Client[T]) drop(f *flight[T], remove bool) {
 	if f.lease == nil && !remove || !f.holds(nil) {
 		return
 	}
-	abandon := func(context.Context) error {
-		c.giveUp(f.key, f.held(), remove)
-		return nil
-	}
 	if !remove {
-		_ = abandon(f.context) // nil
+		c.giveUp(f.key, *f.lease)
 		return
 	}
-	if done, _ := c.flights.fill(f.context, f, abandon); !done && f.lease != nil {
-		c.giveUp(f.key, *f.lease, false)
+	ctx, outlay := f.allowance.begin(context.Background())
+	defer outlay.end()
+	done, err := c.flights.fill(ctx, f, func(ctx context.Context) error {
+		return c.store.abandon(ctx, f.key, f.held(), true)
+	})
+	_ = c.backendError(f.blame(err)) // counted and observed
+	if (!done || err != nil) && f.lease != nil {
+		c.giveUp(f.key, *f.lease)
 	}
 }
 
@@ -263,11 +289,11 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 	stored := false
 	defer func() { // a codec's panic comes by here too
 		if !stored && f.lease != nil {
-			c.giveUp(f.key, *f.lease, false)
+			c.giveUp(f.key, *f.lease)
 		}
 	}()
-	ctx, cancel := c.fillContext(f)
-	defer cancel()
+	ctx, outlay := f.allowance.begin(context.Background()) // the flight's end does not cut it short
+	defer outlay.end()
 	_, err := c.flights.fill(ctx, f, func(ctx context.Context) (err error) {
 		stored, err = c.store.fill(ctx, f.key, f.held(), e, took)
 		return err
@@ -282,17 +308,8 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 		c.stats.unstorable.Add(1)
 		c.observe(Event{Kind: EventUnstorable, Err: err})
 	default:
-		_ = c.backendError(err) // counted and observed; the value is good without it
+		_ = c.backendError(f.blame(err)) // counted and observed; the value is good without it
 	}
-}
-
-// fillContext bounds a fill so that it and the look-up before it take no more than OpTimeout together. The
-// flight's end does not cut it short.
-func (c *Client[T]) fillContext(f *flight[T]) (context.Context, context.CancelFunc) {
-	if c.instant || f.asked < c.cfg.OpTimeout/8 {
-		return context.Background(), func() {}
-	}
-	return context.WithTimeout(context.Background(), max(c.cfg.OpTimeout-f.asked, time.Millisecond))
 }
 
 func (c *Client[T]) isNotFound(err error) bool {

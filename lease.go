@@ -2,7 +2,6 @@ package cacheaside
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"strconv"
 	"strings"
@@ -18,10 +17,13 @@ import (
 // it still holds that token: any Set or Delete, by whatever process, has made the lease void. The others
 // have read the token with client tracking on, and are told when it changes. A lease lasts for LeaseTTL
 // unless its holder prolongs it, so one who died keeps nobody waiting for longer; since Redis may tell late
-// of what has expired, who waits also looks again from time to time.
+// of what has expired, who waits also looks again from time to time. Then it also looks whether the lease
+// expires as one does: a token that somebody has copied to the key does not, nobody will ever fill it, and who
+// waits takes its place.
 //
 // A stale entry stays where it is while it is being refreshed. Its lease is a key of its own, and filling
-// replaces the entry only if it is still the one that was there.
+// replaces the entry only if it is still the one that was there. A cache that gives no stale entries out needs
+// no such keys, and no permission for them: the token takes the entry's place.
 
 // lua makes a script when it is first run: making it computes a SHA-1, which a process that is held to FIPS
 // 140 and does not use this backend must not die of.
@@ -61,6 +63,21 @@ return redis.call('DEL', KEYS[1])`)
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])`)
 
+	// takeOverScript: KEYS the lease's key; ARGV what stands there, or "" for whatever does, and token, PX to put
+	// in its place if it is no lease, or one that does not expire in its time. A little more than its time is
+	// allowed for, since a clock may be set back.
+	takeOverScript = lua(`
+local held = redis.pcall('GET', KEYS[1])
+if ARGV[1] ~= '' and held ~= ARGV[1] then return 0 end
+local left, longest = redis.call('PTTL', KEYS[1]), -1
+if type(held) == 'string' and #held == 36 and string.find(held, '^\202\019%x+[A-Z2-7]+$') then
+  longest = tonumber(string.sub(held, 3, 10), 16) * 1.25
+end
+if left == -2 or left >= 0 and left <= longest then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1`)
+
 	// prolongScript: KEYS the lease's key; ARGV token, PX.
 	prolongScript = lua(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -81,13 +98,6 @@ const identityBytes = headerBytes
 
 func identity(data string) string { return data[:min(len(data), identityBytes)] }
 
-// newToken returns what stands under a leased key; no two are the same.
-func newToken() string {
-	b := make([]byte, 2, 28)
-	b[0], b[1] = magic, version|kindLease
-	return string(append(b, rand.Text()...))
-}
-
 // leaseKey is where the lease of a stale entry stands. No cache's name is empty, so no key of a cache is
 // like it.
 func (a *aside[T]) leaseKey(key string) string { return leaseName(a.name) + key }
@@ -98,14 +108,19 @@ func leaseName(name string) string {
 	return prefix + "::" + rest
 }
 
-func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], wait bool) (lease[T], *entry[T], error) {
-	missing := seen == nil
+func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], allowed *allowance, wait bool) (lease[T], *entry[T], error) {
+	known := sight{missing: seen == nil}
 	for {
-		next, leased := a.watch(key)
-		held, filled, err := a.contend(ctx, key, missing, leased)
-		if err == errLeased && wait {
-			err = a.waitFor(ctx, key, next)
-			missing = false // more likely it has been filled
+		var next *change
+		next, known.leased = a.watch(key)
+		asking, outlay := allowed.begin(ctx)
+		held, filled, err := a.contend(asking, key, known)
+		if err != errLeased || !wait {
+			outlay.end()
+		} else {
+			outlay.forgive() // to look is part of waiting
+			known.overdue, err = a.waitFor(ctx, key, next)
+			known.missing = false // more likely it has been filled
 		}
 		a.unwatch(key, next)
 		if err != nil || held.token != "" || filled != nil {
@@ -114,14 +129,20 @@ func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], wait
 	}
 }
 
+// sight is what is known of a key before one tries to lease it.
+type sight struct {
+	missing bool // there is likely nothing under it
+	leased  bool // a lease is there: no need to try
+	overdue bool // a lease was there, and has been waited for in vain: it is to be looked at
+}
+
 // contend tries to lease a key. It returns the lease, or an entry that needs no fetch, or errLeased; or
-// none of them, if the key has changed meanwhile. missing says that there is likely nothing under the key,
-// leased that a lease is known to be there: no need to try.
-func (a *aside[T]) contend(ctx context.Context, key string, missing, leased bool) (held lease[T], filled *entry[T], err error) {
-	if leased {
+// none of them, if the key has changed meanwhile.
+func (a *aside[T]) contend(ctx context.Context, key string, known sight) (held lease[T], filled *entry[T], err error) {
+	if known.leased && !known.overdue {
 		return held, nil, errLeased
 	}
-	if missing {
+	if known.missing {
 		held, err = a.take(ctx, a.redisKey(key))
 		if err != nil || held.token != "" {
 			return held, nil, err
@@ -141,14 +162,18 @@ func (a *aside[T]) contend(ctx context.Context, key string, missing, leased bool
 	e, err := a.decode(key, data)
 	switch {
 	case err == errLease:
-		return held, nil, errLeased
+		held, err = a.takeOver(ctx, a.redisKey(key), data, known)
+		return held, nil, err
 	case err != nil:
 		held, err = a.seize(ctx, key, identity(data), len(data))
 		return held, nil, err
 	case !a.isStale(e):
 		return held, e, nil
+	case !a.keepsStale: // its time is over by our clock, and not yet by that of Redis
+		held, err = a.seize(ctx, key, identity(data), len(data))
+		return held, nil, err
 	}
-	held, err = a.takeStale(ctx, key, data, e)
+	held, err = a.takeStale(ctx, key, data, e, known)
 	return held, nil, err
 }
 
@@ -160,52 +185,79 @@ func (a *aside[T]) isStale(e *entry[T]) bool {
 
 // take leases a key by setting it to a token, if there is nothing under it. The token is "" if there is.
 func (a *aside[T]) take(ctx context.Context, redisKey string) (lease[T], error) {
-	token := newToken()
+	token := newToken(a.lease)
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
 		return lease[T]{}, err
 	}
 	reply := o.Do(o.ctx, o.B().Set().Key(redisKey).Value(token).Nx().PxMilliseconds(a.lease.Milliseconds()).Build())
 	taken := reply.Error() == nil
-	if err := a.conn.end(&o, reply.Error()); err != nil || !taken {
+	return a.taken(redisKey, token, taken, a.conn.end(&o, reply.Error()))
+}
+
+// taken returns a lease that was asked for with this outcome. If the answer has not come in time, the token may
+// stand there all the same, now or in a moment, so the lease is returned together with the error.
+func (a *aside[T]) taken(redisKey, token string, taken bool, err error) (lease[T], error) {
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	if err == nil && !taken || err != nil && !late {
 		return lease[T]{}, err
 	}
-	return a.hold(lease[T]{token: token, aside: asideLease{key: redisKey}}), nil
+	return a.hold(lease[T]{token: token, aside: asideLease{key: redisKey}}), err
 }
 
 // takeStale leases the entry e, whose stored form is data, to replace it. It returns errLeased if another
-// process has that lease, and neither if the entry is no longer there: then whoever had the lease until now
+// process has that lease, and errReplaced if the entry is no longer there: then whoever had the lease until now
 // has replaced it.
-func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T]) (lease[T], error) {
+func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T], known sight) (lease[T], error) {
 	held, err := a.take(ctx, a.leaseKey(key))
-	if err != nil {
-		return held, err
-	}
-	if held.token == "" {
-		return held, errLeased
-	}
-	a.detachRead(key) // what another one has begun to read before the lease was taken does not count
-	now, err := a.read(ctx, key)
-	if err != nil || now != data {
-		if err == errNothing || err == errWrongType {
-			err = nil
-		}
-		return lease[T]{}, errors.Join(err, a.abandon(context.WithoutCancel(ctx), key, held, false))
+	if err == nil && held.token == "" {
+		held, err = a.takeOver(ctx, a.leaseKey(key), "", known)
 	}
 	held.seen = e
 	held.aside.replaces, held.aside.length = identity(data), len(data)
-	return held, nil
+	if err != nil {
+		return held, err
+	}
+	a.detachRead(key) // what another one has begun to read before the lease was taken does not count
+	now, err := a.read(ctx, key)
+	if err == errNothing || err == errWrongType || err == nil && now != data {
+		err = errReplaced
+	}
+	return held, err
 }
 
-// seize leases a key that holds what nobody can read, with this identity, by putting the token in its place.
+// seize leases a key that holds what is of no use, with this identity, by putting the token in its place.
 func (a *aside[T]) seize(ctx context.Context, key, first string, length int) (lease[T], error) {
-	token, k := newToken(), a.redisKey(key)
-	n, err := a.script(ctx, replaceScript, k, first, strconv.Itoa(length), token, strconv.FormatInt(a.lease.Milliseconds(), 10))
-	if err != nil || n == 0 {
+	return a.put(ctx, replaceScript, a.redisKey(key), first, strconv.Itoa(length))
+}
+
+// takeOver takes the place of a lease that does not expire in its time, which is what stands under redisKey,
+// or whatever does if that is "". It returns errLeased if the lease is as it should be, or if it was not
+// waited for yet: one look at it in a while is enough.
+func (a *aside[T]) takeOver(ctx context.Context, redisKey, stands string, known sight) (lease[T], error) {
+	if !known.overdue {
+		return lease[T]{}, errLeased
+	}
+	held, err := a.put(ctx, takeOverScript, redisKey, stands)
+	if err == nil && held.token == "" {
+		err = errLeased
+	}
+	return held, err
+}
+
+// put leases a key by a script that puts a token there, which is its last argument but one. The token is "" if
+// it has not.
+func (a *aside[T]) put(ctx context.Context, s func() *rueidis.Lua, redisKey string, args ...string) (lease[T], error) {
+	token := newToken(a.lease)
+	o, err := a.conn.begin(ctx, false)
+	if err != nil {
 		return lease[T]{}, err
 	}
-	return a.hold(lease[T]{token: token, aside: asideLease{key: k}}), nil
+	n, err := o.run(s, redisKey, append(args, token, a.leaseMilliseconds())...)
+	return a.taken(redisKey, token, n == 1, a.conn.end(&o, err))
 }
+
+func (a *aside[T]) leaseMilliseconds() string { return strconv.FormatInt(a.lease.Milliseconds(), 10) }
 
 // hold starts the heartbeat of a lease that was taken.
 func (a *aside[T]) hold(l lease[T]) lease[T] {
@@ -213,7 +265,7 @@ func (a *aside[T]) hold(l lease[T]) lease[T] {
 	l.aside.cancel = cancel
 	key, token := l.aside.key, l.token
 	l.aside.beat = newReaper(a.lease/3, func(time.Time) bool {
-		n, err := a.script(ctx, prolongScript, key, token, strconv.FormatInt(a.lease.Milliseconds(), 10))
+		n, err := a.script(ctx, prolongScript, key, token, a.leaseMilliseconds())
 		return err != nil || n == 1 // what failed is tried again, what is lost is not
 	})
 	l.aside.beat.wake()
@@ -275,8 +327,12 @@ func (a *aside[T]) script(ctx context.Context, s func() *rueidis.Lua, key string
 	if err != nil {
 		return 0, err
 	}
-	n, err := s().Exec(o.ctx, o.Client, []string{key}, args).AsInt64()
+	n, err := o.run(s, key, args...)
 	return n, a.conn.end(&o, err)
+}
+
+func (o *op) run(s func() *rueidis.Lua, key string, args ...string) (int64, error) {
+	return s().Exec(o.ctx, o.Client, []string{key}, args).AsInt64()
 }
 
 // watch returns the next change of key that Redis tells of, and whether the key is known to hold a lease.
@@ -300,13 +356,14 @@ func (a *aside[T]) unwatch(key string, next *change) {
 }
 
 // waitFor waits until key has changed, or for a part of LeaseTTL, whichever is first: then what was known of
-// the key counts for nothing. Redis tells of a lease that has expired only when it comes across it.
-func (a *aside[T]) waitFor(ctx context.Context, key string, next *change) error {
+// the key counts for nothing. It reports whether it waited in vain: Redis tells of a lease that has expired
+// only when it comes across it.
+func (a *aside[T]) waitFor(ctx context.Context, key string, next *change) (vain bool, err error) {
 	t := time.NewTimer(a.lease / leaseLooks)
 	defer t.Stop()
 	select {
 	case <-next.happens:
-		return nil
+		return false, nil
 	case <-t.C:
 		s := a.shard(key)
 		s.mu.Lock()
@@ -314,9 +371,9 @@ func (a *aside[T]) waitFor(ctx context.Context, key string, next *change) error 
 		if s.changes[key] == next {
 			s.tellLocked(key)
 		}
-		return nil
+		return true, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 }
 

@@ -405,7 +405,7 @@ func TestALeaseThatIsRefusedMeansFetchingWithoutIt(t *testing.T) {
 
 // Leases look like nothing that a caller gets, and no two of them are the same.
 func TestATokenIsForOneAttempt(t *testing.T) {
-	a, b := newToken(), newToken()
+	a, b := newToken(time.Second), newToken(time.Second)
 	require.NotEqual(t, a, b)
 	require.True(t, isLease(a))
 }
@@ -425,11 +425,29 @@ func TestLeasesOfStaleEntriesDoNotMeet(t *testing.T) {
 	}
 }
 
+// overtakenStore is a store whose first lease comes too late: another process has replaced the entry.
+type overtakenStore struct {
+	*aside[string]
+	first sync.Once
+}
+
+func (o *overtakenStore) acquire(ctx context.Context, k string, seen *entry[string], allowed *allowance, wait bool) (held lease[string], filled *entry[string], err error) {
+	o.first.Do(func() {
+		if held, err = o.take(ctx, o.leaseKey(k)); err == nil {
+			err = errReplaced
+		}
+	})
+	if err != nil {
+		return held, nil, err
+	}
+	return o.aside.acquire(ctx, k, seen, allowed, wait)
+}
+
 // A process that takes the lease of a stale entry just after another one has replaced that gives it back.
 func TestALeaseOfAnEntryThatWasReplacedIsGivenBack(t *testing.T) {
 	s := redistest.Start(t)
 	cfg := asideConfig(t, s, BackendRueidisAside)
-	cfg.StaleIfError = time.Hour
+	cfg.StaleIfError, cfg.LeaseTTL = time.Hour, time.Minute
 	c := openAside[string](t, cfg)
 	a := storeOf(c)
 	require.NoError(t, c.Set(t.Context(), key, "stale", time.Millisecond))
@@ -438,19 +456,78 @@ func TestALeaseOfAnEntryThatWasReplacedIsGivenBack(t *testing.T) {
 	e, err := a.decode(key, data)
 	require.NoError(t, err)
 	require.NoError(t, c.Set(t.Context(), key, "fresh", time.Hour))
-	held, err := a.takeStale(t.Context(), key, data, e)
-	require.NoError(t, err)
-	require.Empty(t, held.token)
+	held, err := a.takeStale(t.Context(), key, data, e, sight{})
+	require.ErrorIs(t, err, errReplaced)
+	require.NotEmpty(t, held.token)
+	require.NoError(t, a.abandon(t.Context(), key, held, false))
 	require.Nil(t, s.Must("GET", a.leaseKey(key)))
+	c.store = &overtakenStore{aside: a}
+	v, err := c.GetWithFetch(t.Context(), "another", time.Minute, serve("fetched").fetch)
+	require.NoError(t, err)
+	require.Equal(t, "fetched", v)
+	require.Eventually(t, func() bool { return s.Must("GET", a.leaseKey("another")) == nil }, 10*time.Second, time.Millisecond)
 
 	now, err := a.read(t.Context(), key)
 	require.NoError(t, err)
-	held, err = a.takeStale(t.Context(), key, now, e)
+	held, err = a.takeStale(t.Context(), key, now, e, sight{})
 	require.NoError(t, err)
 	require.NotEmpty(t, held.token)
-	_, err = a.takeStale(t.Context(), key, now, e)
-	require.ErrorIs(t, err, errLeased)
+	for _, overdue := range []bool{false, true} {
+		_, err = a.takeStale(t.Context(), key, now, e, sight{overdue: overdue})
+		require.ErrorIs(t, err, errLeased)
+	}
 	require.NoError(t, a.abandon(t.Context(), key, held, false))
+}
+
+// The processes of a fleet need not agree on LeaseTTL: what counts is the holder's.
+func TestAHolderWithALongerLeaseIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	cfg := asideConfig(t, s, BackendRueidisAside)
+	cfg.LeaseTTL = time.Minute
+	holder := openAside[string](t, cfg)
+	cfg.LeaseTTL = minLeaseTTL
+	waiter := openAside[string](t, cfg)
+	slow, never := serve("slow"), serve("never")
+	release := slow.hold()
+	first := ask(t.Context(), holder, key, slow.fetch)
+	require.Eventually(t, func() bool { return slow.calls.Load() == 1 }, 10*time.Second, time.Millisecond)
+	s.ResetStats()
+	second := ask(t.Context(), waiter, key, never.fetch)
+	require.Eventually(t, func() bool { return s.CommandStats()["pttl"] >= 5 }, 10*time.Second, time.Millisecond, "it looks at the lease")
+	release()
+	require.Equal(t, answer[string]{"slow", nil}, <-first)
+	require.Equal(t, answer[string]{"slow", nil}, <-second)
+	require.Zero(t, never.calls.Load())
+}
+
+// Where the lease of a stale entry stands, nothing but a lease should be; what is there keeps nobody from
+// refreshing the entry.
+func TestWhatStandsInThePlaceOfALeaseIsReplaced(t *testing.T) {
+	s := redistest.Start(t)
+	cfg := asideConfig(t, s, BackendRueidisAside)
+	cfg.StaleIfError, cfg.LeaseTTL = time.Hour, 200*time.Millisecond
+	c := openAside[string](t, cfg)
+	for i, command := range [][]string{
+		{"SET", "", "\xca\x13"},
+		{"SET", "", newToken(time.Second)},
+		{"SET", "", newToken(time.Second), "PX", "3600000"},
+		{"SET", "", "x", "PX", "3600000"},
+		{"RPUSH", "", "x"},
+	} {
+		k := strconv.Itoa(i)
+		require.NoError(t, c.Set(t.Context(), k, "stale", time.Millisecond))
+		awaitStale(t, c, k)
+		command[1] = storeOf(c).leaseKey(k)
+		s.Must(command...)
+		v, err := c.GetWithFetch(t.Context(), k, time.Minute, serve("new").fetch)
+		require.NoError(t, err)
+		require.Equal(t, "new", v, "%q", command)
+		v, err = c.Get(t.Context(), k)
+		require.NoError(t, err)
+		require.Equal(t, "new", v)
+		require.Nil(t, s.Must("GET", command[1]), "its lease is given up")
+	}
 }
 
 // Who waits for a lease looks again: nothing tells that the holder of a stale entry's lease has given up.

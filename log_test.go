@@ -156,8 +156,8 @@ func TestValuesThatCannotBeStoredAreLogged(t *testing.T) {
 	require.NoError(t, err)
 	cfg.MaxValueBytes = 100
 	for name, tc := range map[string]struct{ value, says any }{
-		"too large":     {strings.Repeat("secret", 100), "cacheaside: invalid value: 634 bytes encoded, allowed by MaxValueBytes: 100"},
-		"not encodable": {math.NaN(), "cacheaside: invalid value: *json.UnsupportedValueError"},
+		"too large":     {strings.Repeat("secret", 100), "cacheaside: invalid value: 602 bytes encoded, allowed by MaxValueBytes: 100"},
+		"not encodable": {math.NaN(), "cacheaside: invalid value: it cannot be encoded (*json.UnsupportedValueError)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := new(logRecorder)

@@ -184,7 +184,7 @@ func (o *op) callerGone(err error) error {
 // operation holds one of slots until it is answered, or the connection is found dead.
 type leavable struct {
 	rueidis.Client
-	slots chan struct{} // nil: there is no limit
+	slots chan struct{} // nil: there is no limit for Do and DoMulti; DoCache and DoMultiCache need it
 }
 
 func (l leavable) Do(ctx context.Context, c rueidis.Completed) rueidis.RedisResult {

@@ -23,7 +23,7 @@ type options struct {
 	notFound     []error
 	observers    []Observer
 	logger       *slog.Logger
-	rueidis      []any // func(*rueidis.ClientOption), kept untyped so that only conn.go imports rueidis
+	rueidis      []any // func(*rueidis.ClientOption), kept untyped so that this file need not import rueidis
 	fetchContext func(context.Context) context.Context
 	mutated      func(key string)
 	err          error // the first bad option

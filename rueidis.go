@@ -104,7 +104,7 @@ func replyCode(err error) string {
 }
 
 // acquire has nothing to do: the flights are the lease, and other processes fetch for themselves.
-func (r *remote[T]) acquire(_ context.Context, _ string, seen *entry[T], _ bool) (lease[T], *entry[T], error) {
+func (r *remote[T]) acquire(_ context.Context, _ string, seen *entry[T], _ *allowance, _ bool) (lease[T], *entry[T], error) {
 	return lease[T]{seen: seen}, nil, nil
 }
 

@@ -77,10 +77,11 @@ type flight[T any] struct {
 	background bool                      // nobody waits for it
 	call       atomic.Pointer[fetchCall] // of the source, once it is made; nil if nobody observes
 	lease      *lease[T]                 // the right to fill the key, where that is more than to be its flight
+	allowance  allowance                 // of the backend's time
 
 	// Guarded by shard.mu.
 	void       bool          // what it fetches must not be stored
-	giveUp     func()        // releases what the fetch holds outside of this process; nil if nothing
+	giveUp     func()        // releases what the fetch holds outside of this process, without waiting; nil if nothing
 	over       bool          // done is closed, or about to be
 	filled     chan struct{} // closed when it has stored its result; made by who waits for that
 	prev, next *flight[T]
@@ -222,7 +223,7 @@ func (f *flight[T]) finish(result Result[T], err error, counted func(*flight[T])
 	f.context.done()
 	close(f.done)
 	if f.giveUp != nil {
-		go f.giveUp() // ends by itself: it is one operation of the backend, bounded by OpTimeout
+		f.giveUp()
 		f.giveUp = nil
 	}
 	return true

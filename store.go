@@ -28,8 +28,11 @@ type store[T any] interface {
 
 	// acquire takes the right to fetch and fill key in place of seen, which a look-up returned. If
 	// another process has that right, acquire waits for it, and returns what that has filled, if anything;
-	// without wait, it returns errLeased.
-	acquire(ctx context.Context, key string, seen *entry[T], wait bool) (lease[T], *entry[T], error)
+	// without wait, it returns errLeased. It takes no longer than a allows, apart from waiting.
+	//
+	// A lease may come with an error: that it was taken is not known, then, since the answer did not come in
+	// time. It is as good as any if it was, so it must be given up too. With errReplaced it was taken in vain.
+	acquire(ctx context.Context, key string, seen *entry[T], a *allowance, wait bool) (lease[T], *entry[T], error)
 
 	// fill keeps e, which took so long to fetch, under key, if the lease is still good, and reports whether
 	// it was. The lease is gone afterwards, unless there was an error.
@@ -84,6 +87,9 @@ func failAll[T any](n int, err error) []lookedUp[T] {
 // errLeased says that another process has the right to fill a key.
 var errLeased = errors.New("cacheaside: another process fetches it")
 
+// errReplaced says that the entry that a lease was taken on is not there any more.
+var errReplaced = errors.New("cacheaside: what was leased has been replaced")
+
 // inProcess is the part of a store that has nothing outside of this process: what peek does not show is not there, the
 // flights are all the lease there is, and nothing can be down.
 type inProcess[T any] struct{}
@@ -95,7 +101,7 @@ func (inProcess[T]) lookupMany(_ context.Context, keys []string) []lookedUp[T] {
 	return make([]lookedUp[T], len(keys))
 }
 
-func (inProcess[T]) acquire(_ context.Context, _ string, seen *entry[T], _ bool) (lease[T], *entry[T], error) {
+func (inProcess[T]) acquire(_ context.Context, _ string, seen *entry[T], _ *allowance, _ bool) (lease[T], *entry[T], error) {
 	return lease[T]{seen: seen}, nil, nil
 }
 

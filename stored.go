@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
@@ -61,10 +62,10 @@ func (f *form[T]) encode(key string, e *entry[T], took time.Duration) ([]byte, e
 	if !e.negative() {
 		var err error
 		if b, err = f.codec.Append(b, e.value); err != nil {
-			return nil, fmt.Errorf("%w: it cannot be encoded: %w", ErrInvalidValue, err)
+			return nil, hide("it cannot be encoded", err)
 		}
-		if len(b) > f.maxBytes {
-			return nil, &limitError{fmt.Sprintf("%d bytes encoded, allowed by MaxValueBytes: %d", len(b), f.maxBytes)}
+		if n := len(b) - headerBytes; n > f.maxBytes {
+			return nil, &limitError{fmt.Sprintf("%d bytes encoded, allowed by MaxValueBytes: %d", n, f.maxBytes)}
 		}
 	}
 	binary.BigEndian.PutUint32(b[28:], seal(key, len(b)))
@@ -77,14 +78,18 @@ var errLease = fmt.Errorf("%w: a lease", ErrInvalidValue)
 // decode reads a stored form, of which nobody else makes use. An error matches ErrInvalidValue; errLease
 // stands for a lease.
 func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
-	if len(data) > f.maxBytes {
-		return nil, &limitError{fmt.Sprintf("%d bytes stored, allowed by MaxValueBytes: %d", len(data), f.maxBytes)}
-	}
-	if len(data) == 0 || data[0] != magic {
-		return f.decodeBare(data)
-	}
-	if isLease(data) {
+	if isLease(data) { // before its size counts: a small limit must not make it unreadable
 		return nil, errLease
+	}
+	bare, n := len(data) == 0 || data[0] != magic, len(data)
+	if !bare {
+		n -= headerBytes
+	}
+	switch {
+	case n > f.maxBytes:
+		return nil, &limitError{fmt.Sprintf("%d bytes stored, allowed by MaxValueBytes: %d", n, f.maxBytes)}
+	case bare:
+		return f.decodeBare(data)
 	}
 	if len(data) < headerBytes {
 		return nil, fmt.Errorf("%w: %d bytes stored, too few for a header", ErrInvalidValue, len(data))
@@ -111,9 +116,11 @@ func (f *form[T]) take(data []byte) (T, error) {
 	return f.codec.Decode(data)
 }
 
-// undecodable hides the text of a decoder's error, which may quote the value; errors.As still finds it.
-func undecodable(err error) error {
-	return &hiddenError{fmt.Sprintf("%v: the stored bytes cannot be decoded (%T)", ErrInvalidValue, err), err}
+func undecodable(err error) error { return hide("the stored bytes cannot be decoded", err) }
+
+// hide hides the text of a codec's error, which may quote the value; errors.As still finds it.
+func hide(what string, err error) error {
+	return &hiddenError{fmt.Sprintf("%v: %s (%T)", ErrInvalidValue, what, err), err}
 }
 
 type hiddenError struct {
@@ -172,9 +179,39 @@ func (f *form[T]) times(data []byte) *entry[T] {
 	return &e
 }
 
-// isLease reports whether data is what stands under a key that is being filled.
+// What stands under a key that is being filled is a token: a lease's first two bytes, its holder's LeaseTTL in
+// milliseconds as eight hexadecimal digits, and a text that no two of them share. The LeaseTTL is there for
+// those who wait, whose own may be another: an expiry that is further away was not set by a holder.
+const (
+	tokenTTLAt   = 2
+	tokenTextAt  = tokenTTLAt + 8
+	tokenBytes   = tokenTextAt + 26 // as long as rand.Text makes it
+	tokenDigits  = "0123456789abcdef"
+	tokenLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+)
+
+// newToken returns a token for one attempt to lease a key.
+func newToken(ttl time.Duration) string {
+	ms := min(max(ttl.Milliseconds(), 1), math.MaxUint32)
+	return string([]byte{magic, version | kindLease}) + fmt.Sprintf("%08x", ms) + rand.Text()
+}
+
+// isLease reports whether data is a token. What only begins as one is not: it is read as any other bytes
+// that make no sense, and overwritten, since nobody is going to fill its key.
 func isLease[B []byte | string](data B) bool {
-	return len(data) >= 2 && data[0] == magic && data[1] == version|kindLease
+	if len(data) != tokenBytes || data[0] != magic || data[1] != version|kindLease {
+		return false
+	}
+	for i := tokenTTLAt; i < tokenBytes; i++ {
+		allowed := tokenDigits
+		if i >= tokenTextAt {
+			allowed = tokenLetters
+		}
+		if strings.IndexByte(allowed, data[i]) < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func hashKey(key string) uint32 {

@@ -144,10 +144,10 @@ func TestBareValuesAreReadable(t *testing.T) {
 }
 
 func TestLeasesAreNoValues(t *testing.T) {
-	f := formOf(t, Config{}, StringCodec())
+	f := formOf(t, Config{MaxValueBytes: 1}, StringCodec())
 	tokens := make(map[string]bool)
 	for range 1000 {
-		token := newToken()
+		token := newToken(time.Second)
 		tokens[token] = true
 		require.True(t, isLease(token))
 		require.True(t, isLease([]byte(token)))
@@ -156,13 +156,18 @@ func TestLeasesAreNoValues(t *testing.T) {
 		require.ErrorIs(t, err, ErrInvalidValue)
 	}
 	require.Len(t, tokens, 1000, "no two are the same")
-	for _, value := range []string{"", "\xCA", "\xCA\x11", "\xCB\x13", "{}"} {
+	token := newToken(time.Second)
+	require.Equal(t, "000003e8", token[tokenTTLAt:tokenTextAt])
+	for _, value := range []string{
+		"", "\xCA", "\xCA\x11", "\xCA\x13", "\xCB\x13", "{}", token[:tokenBytes-1], token + "A",
+		token[:tokenBytes-1] + "1", token[:tokenBytes-1] + "a", "\xCA\x11" + token[2:], "\xCA\x13000003E8" + token[tokenTextAt:],
+	} {
 		require.False(t, isLease(value), "%x", value)
 	}
 }
 
 func TestEncodeRefusesWhatCannotBeKept(t *testing.T) {
-	const most = headerBytes + 10
+	const most = 10
 	f := formOf(t, Config{MaxValueBytes: most}, StringCodec())
 	encode := func(value string) error {
 		e := newEntry(value, 0, never, 0, 0)
@@ -173,8 +178,8 @@ func TestEncodeRefusesWhatCannotBeKept(t *testing.T) {
 	require.NoError(t, encode(strings.Repeat("v", 10)))
 	err := encode(strings.Repeat("v", 11))
 	require.ErrorIs(t, err, ErrInvalidValue)
-	require.ErrorContains(t, err, "43 bytes")
-	require.ErrorContains(t, err, "MaxValueBytes: 42")
+	require.ErrorContains(t, err, "11 bytes")
+	require.ErrorContains(t, err, "MaxValueBytes: 10")
 	require.NotContains(t, err.Error(), "vv")
 
 	failing := formOf[string](t, Config{}, xorCodec{errCodec})
@@ -182,6 +187,7 @@ func TestEncodeRefusesWhatCannotBeKept(t *testing.T) {
 	_, err = failing.encode("k", &e, 0)
 	require.ErrorIs(t, err, ErrInvalidValue)
 	require.ErrorIs(t, err, errCodec)
+	require.NotContains(t, err.Error(), "secret")
 	_, err = failing.decode("k", []byte("v"))
 	require.ErrorIs(t, err, errCodec)
 	require.NotContains(t, err.Error(), "secret")

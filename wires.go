@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redis/rueidis"
 )
 
 // dialFunc dials a node, as rueidis asks for it.
@@ -27,12 +29,70 @@ type wires struct {
 	cancel context.CancelFunc
 }
 
-// watch returns a function that dials with dial, or as rueidis would if that is nil. lost is called when
-// one of the connections is closed.
-func (ws *wires) watch(dial dialFunc, lost func()) dialFunc {
-	if dial == nil {
+// dialer returns how o says that a node is to be dialed. What the client does to a connection of its own
+// accord, where it can see what it is, is done here.
+func dialer(o *rueidis.ClientOption) dialFunc {
+	dial := dialFunc(o.DialCtxFn)
+	switch {
+	case dial != nil:
+	case o.DialFn != nil: //nolint:staticcheck // deprecated, and still what a program may have
+		dial = leavingBehind(o.DialFn) //nolint:staticcheck // the same
+	default:
 		dial = dialAddress
 	}
+	if !o.DisableTCPNoDelay {
+		return dial
+	}
+	return func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
+		c, err := dial(ctx, address, dialer, config)
+		if err == nil {
+			delay(c)
+		}
+		return c, err
+	}
+}
+
+// leavingBehind makes a dialFunc of a function that takes no context, which is left when that ends. What it
+// dials after that is closed.
+func leavingBehind(dial func(string, *net.Dialer, *tls.Config) (net.Conn, error)) dialFunc {
+	return func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
+		type outcome struct {
+			c   net.Conn
+			err error
+		}
+		dialed := make(chan outcome)
+		go func() { // ends when dial returns
+			var o outcome
+			o.c, o.err = dial(address, dialer, config)
+			select {
+			case dialed <- o:
+			case <-ctx.Done():
+				if o.c != nil {
+					_ = o.c.Close() // nothing was sent on it
+				}
+			}
+		}()
+		select {
+		case o := <-dialed:
+			return o.c, o.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// delay turns Nagle's algorithm on, where there is TCP.
+func delay(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetNoDelay(false) // it fails only when it is closed
+	}
+}
+
+// watch returns a function that dials with dial. lost is called when one of the connections is closed.
+func (ws *wires) watch(dial dialFunc, lost func()) dialFunc {
 	return func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
 		ws.unsettled.Add(1)
 		settle := sync.OnceFunc(func() { ws.unsettled.Add(-1) })

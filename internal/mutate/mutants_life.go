@@ -1,5 +1,7 @@
 package main
 
+import "time"
+
 // lifeMutants break what is promised of dead processes, of Close and of memory: G15 to G17.
 var lifeMutants = []mutant{
 	{
@@ -21,10 +23,29 @@ var lifeMutants = []mutant{
 		run:     "TestAWaiterLooksAgain",
 	},
 	{
+		name:    "lease-that-does-not-expire-is-waited-for",
+		promise: "G15",
+		edits:   change("lease.go", "\tif !known.overdue {\n", "\tif true {\n"),
+		run:     "TestWhatStandsInThePlaceOfALeaseIsReplaced",
+		within:  10 * time.Second, // it waits for FetchTimeout
+	},
+	{
+		name:    "longer-lease-is-taken-over",
+		promise: "G15",
+		edits:   change("stored.go", "ms := min(max(ttl.Milliseconds(), 1), math.MaxUint32)", "ms := 30"),
+		run:     "TestAHolderWithALongerLeaseIsWaitedFor",
+	},
+	{
 		name:    "close-does-not-wait-for-the-reaper",
 		promise: "G16",
 		edits:   change("reaper.go", "\tif done != nil {\n\t\t<-done\n\t}", "\t_ = done"),
 		run:     "TestCloseWaitsForTheReaper|TestStopWaitsForTheCallThatRuns",
+	},
+	{
+		name:    "close-leaves-its-leases",
+		promise: "G15",
+		edits:   change("cache.go", "c.chores.close(chorePatience)", "c.chores.close(0)"),
+		run:     "TestConformance/rueidis-aside/G15_Close",
 	},
 	{
 		name:    "close-leaves-the-reaper",

@@ -12,6 +12,20 @@ var redisMutants = []mutant{
 		run: "TestCallersDoNotPayForABrokenRedis/frozen$/rueidis$",
 	},
 	{
+		name:    "each-operation-has-an-op-timeout-of-its-own",
+		promise: "G11",
+		edits:   change("allowance.go", "if a.several || a.used >= a.limit/8 {", "if false {"),
+		run:     "TestASlowRedisCostsOneOpTimeout",
+		within:  30 * time.Second,
+	},
+	{
+		name:    "lease-is-given-up-before-the-callers-are-told",
+		promise: "G11",
+		edits:   change("chores.go", "\tgo func() { // ends", "\tfunc() { // ends"),
+		run:     "TestGivingUpALeaseKeepsNobodyWaiting",
+		within:  30 * time.Second,
+	},
+	{
 		name:    "breaker-never-opens",
 		promise: "G11",
 		edits:   change("breaker.go", "\tif b.down.Load() || b.stopped {\n\t\treturn false\n\t}\n\tb.err", "\tif true {\n\t\treturn false\n\t}\n\tb.err"),
@@ -38,7 +52,7 @@ var redisMutants = []mutant{
 	{
 		name:    "refused-lease-is-an-error",
 		promise: "G11",
-		edits: change("fetch.go", "\t\t\tf.failed = c.backendError(err) != nil\n\t\t\treturn ready",
+		edits: change("fetch.go", "\t\t\tf.failed = held.token == \"\"\n\t\t\treturn ready",
 			"\t\t\tf.end(Result[T]{}, err)\n\t\t\treturn settled"),
 		run: "TestALeaseThatIsRefusedMeansFetchingWithoutIt",
 	},

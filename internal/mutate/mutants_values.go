@@ -1,5 +1,7 @@
 package main
 
+import "time"
+
 // valueMutants break what is promised of values, ttls, keys and errors: G12 to G14, G18, G20 and G21.
 var valueMutants = []mutant{
 	{
@@ -91,8 +93,15 @@ var valueMutants = []mutant{
 	{
 		name:    "lease-is-a-value",
 		promise: "G14",
-		edits:   change("stored.go", "\tif isLease(data) {\n\t\treturn nil, errLease\n\t}\n", "\tif isLease(data) {\n\t\treturn f.decodeBare(data)\n\t}\n"),
+		edits:   change("stored.go", "\tif isLease(data) { // before its size counts: a small limit must not make it unreadable\n\t\treturn nil, errLease\n\t}\n", "\tif isLease(data) {\n\t\treturn f.decodeBare(data)\n\t}\n"),
 		run:     "TestLeasesAreNoValues|TestConformance/rueidis/G14_lease",
+	},
+	{
+		name:    "what-begins-as-a-lease-is-one",
+		promise: "G14",
+		edits:   change("stored.go", "if len(data) != tokenBytes || data[0]", "if len(data) >= 2 && data[0] == magic && data[1] == version|kindLease {\n\t\treturn true\n\t}\n\tif len(data) != tokenBytes || data[0]"),
+		run:     "TestLeasesAreNoValues|TestConformance/rueidis-aside/G14_what_looks",
+		within:  20 * time.Second, // it is waited for
 	},
 	{
 		name:    "lease-is-unreadable",
@@ -107,15 +116,21 @@ var valueMutants = []mutant{
 		run:     "TestConformance/rueidis/G14_bytes",
 	},
 	{
+		name:    "error-quotes-the-value",
+		promise: "G20",
+		edits:   change("stored.go", "fmt.Sprintf(\"%v: %s (%T)\", ErrInvalidValue, what, err)", "fmt.Sprintf(\"%v: %s (%v)\", ErrInvalidValue, what, err)"),
+		run:     "TestConformance/rueidis/G20_an_error_of_the_codec",
+	},
+	{
 		name:    "large-values-are-sent",
 		promise: "G14",
-		edits:   change("stored.go", "if len(b) > f.maxBytes {", "if false {"),
+		edits:   change("stored.go", "if n := len(b) - headerBytes; n > f.maxBytes {", "if n := 0; n > f.maxBytes {"),
 		run:     "TestEncodeRefusesWhatCannotBeKept|TestConformance/rueidis/G14_a_value_over",
 	},
 	{
 		name:    "large-values-are-decoded",
 		promise: "G14",
-		edits:   change("stored.go", "if len(data) > f.maxBytes {", "if false {"),
+		edits:   change("stored.go", "case n > f.maxBytes:", "case false:"),
 		run:     "TestConformance/rueidis/G14_a_value_of_100_MB|TestBytesOfAnotherOriginAreRefused",
 	},
 	{
