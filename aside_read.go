@@ -3,6 +3,7 @@ package cacheaside
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/redis/rueidis"
 )
@@ -24,11 +25,20 @@ func (a *aside[T]) read(ctx context.Context, key string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	r, err := a.readOnce(&o, key)
+	if a.conn.again(&o, err, false) {
+		r, err = a.readOnce(&o, key)
+	}
+	return a.outcome(&o, r, err)
+}
+
+// readOnce begins or joins a read of key, and waits for it.
+func (a *aside[T]) readOnce(o *op, key string) (*nearRead, error) {
 	r, begun := a.joinRead(key)
 	if begun {
 		go a.runRead(o.Client, key, r) // ends when the connection does, at the latest
 	}
-	return a.outcome(&o, r, r.await(o.ctx))
+	return r, r.await(o.ctx)
 }
 
 // lookupMany reads the keys that nobody reads already in one go.
@@ -37,26 +47,47 @@ func (a *aside[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] 
 	if err != nil {
 		return failAll[T](len(keys), err)
 	}
-	reads := make([]*nearRead, len(keys))
-	var mine []int // places of the keys whose reads are begun here
-	for i, key := range keys {
-		var begun bool
-		if reads[i], begun = a.joinRead(key); begun {
-			mine = append(mine, i)
-		}
+	reads, got := make([]*nearRead, len(keys)), make([]lookedUp[T], len(keys))
+	all := make([]int, len(keys))
+	for i := range all {
+		all[i] = i
 	}
-	if len(mine) > 0 {
-		go a.runReads(o.Client, keys, reads, mine) // ends when the connection does, at the latest
-	}
-	got := make([]lookedUp[T], len(keys))
-	for i := range keys {
-		got[i].err = reads[i].await(o.ctx)
+	a.readAll(&o, keys, all, reads, got)
+	if lost := a.lost(got); len(lost) > 0 && a.conn.again(&o, got[lost[0]].err, false) {
+		a.readAll(&o, keys, lost, reads, got)
 	}
 	for i, key := range keys {
 		data, err := a.outcome(&o, reads[i], got[i].err)
 		got[i].entry, got[i].err = a.decoded(key, data, err)
 	}
 	return got
+}
+
+// readAll begins or joins reads of the keys in these places, and waits for them.
+func (a *aside[T]) readAll(o *op, keys []string, places []int, reads []*nearRead, got []lookedUp[T]) {
+	var mine []int // places of the keys whose reads are begun here
+	for _, i := range places {
+		var begun bool
+		if reads[i], begun = a.joinRead(keys[i]); begun {
+			mine = append(mine, i)
+		}
+	}
+	if len(mine) > 0 {
+		go a.runReads(o.Client, keys, slices.Clone(reads), mine) // ends when the connection does, at the latest
+	}
+	for _, i := range places {
+		got[i].err = reads[i].await(o.ctx)
+	}
+}
+
+// lost returns the places of the reads that the loss of the connection has ended.
+func (a *aside[T]) lost(got []lookedUp[T]) (places []int) {
+	for i := range got {
+		if isLost(got[i].err) {
+			places = append(places, i)
+		}
+	}
+	return places
 }
 
 // await waits for a read, and returns its error as rueidis gave it, or that of ctx.

@@ -14,6 +14,7 @@ type breaker struct {
 	// one that had begun before the breaker opened may be waiting behind it.
 	probe  func(ctx context.Context, brisk bool) error
 	events func(Event)
+	brief  time.Duration // how long everybody waits for the first probe after a lost connection
 	down   atomic.Bool
 
 	ctx     context.Context // ends when stop is called, and with it the probing
@@ -22,6 +23,7 @@ type breaker struct {
 
 	mu      sync.Mutex
 	err     error         // why it is down
+	fresh   bool          // the first probe is under way, and the connection was lost: it is likely back soon
 	round   chan struct{} // closed when the probe under way has an answer; nil if it is up
 	asking  bool          // a suspicion is being looked into
 	stopped bool
@@ -56,6 +58,7 @@ func (b *breaker) open(err error) bool {
 		return false
 	}
 	b.err, b.round = err, make(chan struct{})
+	b.fresh = isLost(err)
 	b.down.Store(true)
 	b.probing.Add(1)
 	return true
@@ -107,6 +110,7 @@ func (b *breaker) answered(err error) (up bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	close(b.round)
+	b.fresh = false
 	if err == nil {
 		b.err, b.round = nil, nil
 		b.down.Store(false)
@@ -117,13 +121,21 @@ func (b *breaker) answered(err error) (up bool) {
 }
 
 // wait returns nil when the backend is up, and why it is not otherwise. With patient it waits for the
-// outcome of the probe that is under way, unless ctx ends before.
+// outcome of the probe that is under way, unless ctx ends before. Without, it does so only just after the
+// connection was lost, and briefly: most often there is another one at once, and nobody need notice. A
+// connection that is refused is known soon, and one that is not answered costs each caller that little only
+// while the first probe lasts.
 func (b *breaker) wait(ctx context.Context, patient bool) error {
 	b.mu.Lock()
-	round, err := b.round, b.err
+	round, err, fresh := b.round, b.err, b.fresh
 	b.mu.Unlock()
-	if round == nil || !patient {
+	if round == nil || !patient && !fresh {
 		return err
+	}
+	if !patient {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, b.brief)
+		defer cancel()
 	}
 	select {
 	case <-round:

@@ -51,6 +51,7 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 	n := &conn{cfg: cfg, option: option, timeouts: newOpTimeouts(cfg.OpTimeout)}
 	n.load.slots = make(chan struct{}, maxLeft)
 	n.breaker = newBreaker(n.probe, events)
+	n.breaker.brief = cfg.OpTimeout / 8
 	n.wires.underWay = n.load.underWay.Load
 	n.option.DialCtxFn = n.wires.watch(dialer(&option), n.lost)
 	return n, nil

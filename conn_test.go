@@ -161,6 +161,42 @@ func TestSetAndDeleteSurviveALostConnection(t *testing.T) {
 	})
 }
 
+// A connection that is cut while Redis is well is back at once, and whoever reads just then does not notice.
+func TestReadsSurviveALostConnection(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		server := redistest.Start(t)
+		proxy := redistest.NewProxy(t, server.Addr())
+		c := openOn(t, server, proxy.Addr(), backend, 10*time.Second)
+		n := 0
+		key := func() string { // one that no near cache holds
+			n++
+			k := strconv.Itoa(n)
+			server.Must("SET", redisKeyOf(c, k), `"`+k+`"`)
+			return k
+		}
+		for _, cut := range []func(){proxy.CutAll, func() { proxy.CutAfter(0) }, func() { proxy.CutAfter(2) }} {
+			for range 5 {
+				k := key()
+				cut()
+				v, err := c.Get(context.Background(), k)
+				require.NoError(t, err)
+				require.Equal(t, k, v)
+				k = key()
+				cut()
+				r, err := c.Lookup(context.Background(), k, time.Minute, serve("fetched").fetch)
+				require.NoError(t, err)
+				require.Equal(t, Result[string]{Value: k, Source: SourceHit}, Result[string]{Value: r.Value, Source: r.Source})
+				many := []string{key(), key()}
+				cut()
+				got, err := c.GetMany(context.Background(), many)
+				require.NoError(t, err)
+				require.Equal(t, map[string]string{many[0]: many[0], many[1]: many[1]}, got)
+			}
+		}
+		require.Zero(t, c.Stats().BackendErrors)
+	})
+}
+
 func TestCloseEndsADialUnderWay(t *testing.T) {
 	onBothRedisBackends(t, func(t *testing.T, backend string) {
 		dialing := make(chan struct{}, 100)
@@ -200,7 +236,7 @@ func TestADialFunctionWithoutAContextIsUsed(t *testing.T) {
 			return d.Dial("tcp", address)
 		}
 		c := openOn(t, server, server.Addr(), backend, 3*time.Second, WithRueidisOption(func(o *rueidis.ClientOption) {
-			o.DialFn = dial //nolint:staticcheck // it is what the test is about
+			o.DialFn = dial
 		}))
 		require.NoError(t, c.Set(t.Context(), key, "v", time.Minute))
 		require.Positive(t, dials.Load())
@@ -308,6 +344,45 @@ func TestBreakerProbesUntilTheBackendAnswers(t *testing.T) {
 		require.False(t, b.isDown())
 		require.Equal(t, 1, seen.count(EventBackendDown))
 		require.Equal(t, 1, seen.count(EventBackendUp))
+		b.stop()
+		b.probing.Wait()
+	})
+}
+
+func TestALostConnectionIsWaitedForBriefly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answers := make(chan error)
+		b := newBreaker(func(ctx context.Context, _ bool) error {
+			select {
+			case err := <-answers:
+				return err
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}, newWatcher().Observe)
+		b.brief = 100 * time.Millisecond
+		waits := func() time.Duration {
+			begun := time.Now()
+			require.Error(t, b.wait(t.Context(), false))
+			return time.Since(begun)
+		}
+		b.trip(errConnectionLost)
+		require.Equal(t, b.brief, waits())
+		time.AfterFunc(10*time.Millisecond, func() { answers <- nil })
+		require.NoError(t, b.wait(t.Context(), false), "it is back")
+		synctest.Wait()
+
+		b.trip(errConnectionLost)
+		time.AfterFunc(10*time.Millisecond, func() { answers <- errConnectionLost })
+		require.Equal(t, 10*time.Millisecond, waits(), "a refusal is known at once")
+		require.Zero(t, waits(), "after the first probe nobody waits")
+		time.Sleep(time.Second)
+		answers <- nil
+		synctest.Wait()
+		require.False(t, b.isDown())
+
+		b.trip(context.DeadlineExceeded)
+		require.Zero(t, waits(), "nor for what does not answer")
 		b.stop()
 		b.probing.Wait()
 	})

@@ -247,7 +247,7 @@ func FuzzLeaseTokens(f *testing.F) {
 		_, err3 := raw.decode(key, token)
 		for _, err := range []error{err1, err2, err3} {
 			require.ErrorIs(t, err, ErrInvalidValue)
-			require.Equal(t, isWhole, err == errLease) //nolint:errorlint // decode returns it as it is
+			require.Equal(t, isWhole, err == errLease)
 		}
 		stored := requireEncoded(t, raw, key, newEntry(token, 0, never, 0, 0), 0)
 		require.False(t, isLease(stored), "a value that looks like one is stored as a value")

@@ -21,8 +21,8 @@ type op struct {
 }
 
 // begin begins an operation for the caller with this context; end must follow unless it returns an error.
-// With patient, it waits for a connection that is being restored. All of it, until end, takes no longer
-// than OpTimeout.
+// With patient, it waits for a connection that is being restored; without, only for a moment. All of it, until
+// end, takes no longer than OpTimeout.
 func (n *conn) begin(ctx context.Context, patient bool) (op, error) {
 	o := op{caller: ctx, begun: time.Now()}
 	o.ctx, o.cancel = n.timeouts.bound(ctx, o.begun)
@@ -115,14 +115,27 @@ func (n *conn) attempt(ctx context.Context, patient bool, do func(*op) error) er
 	if err != nil {
 		return err
 	}
-	err = do(&o)
-	if patient && isLost(err) && !n.closing.Load() {
-		n.breaker.trip(err)
-		if n.breaker.wait(o.ctx, true) == nil {
-			err = do(&o)
-		}
+	if err = do(&o); patient && n.again(&o, err, patient) {
+		err = do(&o)
 	}
 	return n.end(&o, err)
+}
+
+// again reports whether an operation that may be done twice is to be done once more: the connection was lost,
+// and there is another one now. It waits for that as begin does. The next try is made such that it ends in
+// time even if it meets somebody else's dial.
+func (n *conn) again(o *op, err error, patient bool) bool {
+	if err == nil || !isLost(err) || n.closing.Load() {
+		return false
+	}
+	n.breaker.trip(err)
+	if n.breaker.wait(o.ctx, patient) != nil {
+		return false
+	}
+	if _, ok := o.Client.(leavable); !ok {
+		o.Client = leavable{o.Client, n.load.slots}
+	}
+	return true
 }
 
 // isLost reports whether err says that the connection was lost, or could not be made.

@@ -36,6 +36,9 @@ func (r *remote[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
 		return nil, err
 	}
 	data, err := o.Do(o.ctx, o.B().Get().Key(k).Build()).AsBytes()
+	if r.conn.again(&o, err, false) {
+		data, err = o.Do(o.ctx, o.B().Get().Key(k).Build()).AsBytes()
+	}
 	if isWrongType(err) {
 		_ = r.conn.end(&o, nil) // nil
 		return nil, errWrongType
@@ -69,6 +72,9 @@ func (r *remote[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T]
 		redisKeys[i] = r.redisKey(key)
 	}
 	replies, err := o.mget(redisKeys)
+	if r.conn.again(&o, err, false) {
+		replies, err = o.mget(redisKeys)
+	}
 	if err := r.conn.end(&o, err); err != nil {
 		return failAll[T](len(keys), err)
 	}

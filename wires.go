@@ -35,8 +35,8 @@ func dialer(o *rueidis.ClientOption) dialFunc {
 	dial := dialFunc(o.DialCtxFn)
 	switch {
 	case dial != nil:
-	case o.DialFn != nil: //nolint:staticcheck // deprecated, and still what a program may have
-		dial = leavingBehind(o.DialFn) //nolint:staticcheck // the same
+	case o.DialFn != nil: // deprecated, and still what a program may have
+		dial = leavingBehind(o.DialFn)
 	default:
 		dial = dialAddress
 	}

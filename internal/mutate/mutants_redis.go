@@ -26,6 +26,18 @@ var redisMutants = []mutant{
 		within:  30 * time.Second,
 	},
 	{
+		name:    "reads-fail-with-their-connection",
+		promise: "G11",
+		edits:   change("operation.go", "if err == nil || !isLost(err) || n.closing.Load() {", "if err == nil || !patient || !isLost(err) || n.closing.Load() {"),
+		run:     "TestReadsSurviveALostConnection",
+	},
+	{
+		name:    "nobody-waits-for-a-new-connection",
+		promise: "G11",
+		edits:   change("breaker.go", "if round == nil || !patient && !fresh {", "if round == nil || !patient && (fresh || !fresh) {"),
+		run:     "TestReadsSurviveALostConnection|TestALostConnectionIsWaitedForBriefly",
+	},
+	{
 		name:    "breaker-never-opens",
 		promise: "G11",
 		edits:   change("breaker.go", "\tif b.down.Load() || b.stopped {\n\t\treturn false\n\t}\n\tb.err", "\tif true {\n\t\treturn false\n\t}\n\tb.err"),
