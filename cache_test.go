@@ -250,6 +250,10 @@ func ask[T any](ctx context.Context, c *Client[T], key string, fetch FetchFunc[T
 // askMany calls ask n times and waits until all of them wait for one flight.
 func askMany[T any](e *env, n int, c *Client[T], key string, s *source[T]) []<-chan answer[T] {
 	e.Helper()
+	e.settle(func() bool {
+		now := c.Stats()
+		return now.Misses+now.Refreshes >= now.Fetches
+	}, "whoever has started a flight before is counted")
 	before := c.Stats()
 	var all []<-chan answer[T]
 	for range n {

@@ -124,7 +124,7 @@ var flightMutants = []mutant{
 	{
 		name:    "no-cooldown",
 		promise: "G22",
-		edits:   change("singleflight.go", "f.shard.chill(f.key, err, g.cooldown)", ""),
+		edits:   change("singleflight.go", "f.shard.chill(f, err, g.cooldown)", ""),
 		run:     "TestConformance/memory/G22_",
 	},
 }
