@@ -52,10 +52,11 @@ func checkWritesOfOthers(e *env) {
 	} {
 		s := serve("old")
 		release := s.hold()
-		got := askMany(e, 1, c, name, s)
+		got := ask(e.Context(), c, name, s.fetch)
+		e.settle(func() bool { return s.calls.Load() == 1 }, "it fetches")
 		require.NoError(e, write(name))
 		release()
-		require.Equal(e, answer[string]{"old", nil}, <-got[0], "who asked before the %s gets what was fetched", name)
+		require.Equal(e, answer[string]{"old", nil}, <-got, "who asked before the %s gets what was fetched", name)
 		v, err := c.GetWithFetch(e.Context(), name, time.Minute, serve("new").fetch)
 		require.NoError(e, err)
 		require.Equal(e, map[string]string{"Delete": "new", "Set": "set"}[name], v)
