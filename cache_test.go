@@ -247,7 +247,7 @@ func ask[T any](ctx context.Context, c *Client[T], key string, fetch FetchFunc[T
 	return got
 }
 
-// askMany calls ask n times and waits until all of them wait for one flight.
+// askMany calls ask n times and waits until all of them wait for one flight, which has called s.
 func askMany[T any](e *env, n int, c *Client[T], key string, s *source[T]) []<-chan answer[T] {
 	e.Helper()
 	e.settle(func() bool {
@@ -261,8 +261,8 @@ func askMany[T any](e *env, n int, c *Client[T], key string, s *source[T]) []<-c
 	}
 	e.settle(func() bool {
 		now := c.Stats()
-		return now.Joined+now.Misses == before.Joined+before.Misses+uint64(n)
-	}, "all callers wait")
+		return now.Joined+now.Misses == before.Joined+before.Misses+uint64(n) && s.calls.Load() > 0
+	}, "all callers wait for a fetch that has begun")
 	return all
 }
 

@@ -2,6 +2,7 @@ package cacheaside
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +13,7 @@ func init() {
 	promises = append(promises,
 		promise{"G6", "a Delete during a fetch is not undone by it", nil, checkDeleteDuringFetch},
 		promise{"G6", "nobody joins a flight from before a Delete", nil, checkNoJoinAfterDelete},
+		promise{"G6", "a flight from before a Delete keeps no lease from those after it", onAside, checkVoidFlightHoldsNoLease},
 		promise{"G6", "an old flight's end does not remove a newer one", nil, checkOldFlightEnds},
 		promise{"G6", "what was fetched before a Delete is never seen after it, under load", nil, checkVersions},
 		promise{"G6", "Clear voids running flights too", nil, checkClear},
@@ -52,6 +54,44 @@ func checkNoJoinAfterDelete(e *env) {
 	v, err = c.Get(e.Context(), key)
 	require.NoError(e, err)
 	require.Equal(e, "new", v)
+}
+
+// heldAcquire does not take the first lease until it is told to.
+type heldAcquire[T any] struct {
+	store[T]
+	once        sync.Once
+	begun, goOn chan struct{}
+}
+
+func (h *heldAcquire[T]) acquire(ctx context.Context, key string, seen *entry[T], a *allowance, wait bool) (lease[T], *entry[T], error) {
+	h.once.Do(func() {
+		close(h.begun)
+		<-h.goOn
+	})
+	return h.store.acquire(ctx, key, seen, a, wait)
+}
+
+func checkVoidFlightHoldsNoLease(e *env) {
+	c := open[string](e, nil)
+	held := &heldAcquire[string]{store: c.store, begun: make(chan struct{}), goOn: make(chan struct{})}
+	c.store = held
+	old := serve("old")
+	release := old.hold()
+	defer release()
+	waiting := ask(e.Context(), c, key, old.fetch)
+	<-held.begun
+	require.NoError(e, c.Delete(e.Context(), key))
+	close(held.goOn) // the lease is granted after the Delete
+	e.settle(func() bool { return old.calls.Load() == 1 }, "the old fetch has begun")
+	for _, c := range []*Client[string]{c, open[string](e, nil)} {
+		ctx, cancel := context.WithTimeout(e.Context(), hang)
+		defer cancel()
+		v, err := c.GetWithFetch(ctx, key, time.Minute, serve("new").fetch)
+		require.NoError(e, err, "who asks after the Delete does not wait for what was fetched before it")
+		require.Equal(e, "new", v)
+	}
+	release()
+	require.Equal(e, answer[string]{"old", nil}, <-waiting)
 }
 
 func checkOldFlightEnds(e *env) {

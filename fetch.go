@@ -135,11 +135,16 @@ func (c *Client[T]) prepare(f *flight[T], wait bool) readiness {
 	if c.instant || f.failed || f.ttl <= 0 {
 		return ready
 	}
-	return c.lease(f, wait)
+	r := c.lease(f, wait)
+	if r == ready && f.isVoid() {
+		c.letGo(f)
+	}
+	return r
 }
 
 // lease is the part of prepare that takes the lease. It is a chore: what it takes when f has ended, Close must
-// see given up.
+// see given up. A void flight takes none, and gives one up that Redis has granted after the write: it will store
+// nothing, and who asks after the write must not be kept waiting by it.
 func (c *Client[T]) lease(f *flight[T], wait bool) readiness {
 	if !c.chores.begin() {
 		f.end(Result[T]{}, ErrClosed)
@@ -147,6 +152,9 @@ func (c *Client[T]) lease(f *flight[T], wait bool) readiness {
 	}
 	defer c.chores.end()
 	for {
+		if f.isVoid() {
+			return ready
+		}
 		held, filled, err := c.store.acquire(f.context, f.key, f.found.entry, &f.allowance, wait)
 		if err == errReplaced {
 			c.giveUp(f.key, held)
@@ -185,6 +193,14 @@ func (c *Client[T]) hold(f *flight[T], held lease[T]) bool {
 	}
 	c.giveUp(key, held)
 	return false
+}
+
+// letGo gives up the lease of f, if it has one and has not ended.
+func (c *Client[T]) letGo(f *flight[T]) {
+	if f.lease != nil && f.holds(nil) {
+		c.giveUp(f.key, *f.lease)
+		f.lease = nil
+	}
 }
 
 // giveUp abandons a lease, and does not wait for that: whoever waits for the flight has nothing from it. What

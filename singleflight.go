@@ -238,6 +238,13 @@ func (f *flight[T]) holds(giveUp func()) bool {
 	return !f.over
 }
 
+// isVoid reports whether what f fetches must not be stored.
+func (f *flight[T]) isVoid() bool {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	return f.void
+}
+
 // held is the right to fill the key.
 func (f *flight[T]) held() lease[T] {
 	if f.lease != nil {

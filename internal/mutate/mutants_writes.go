@@ -77,6 +77,12 @@ var writeMutants = []mutant{
 		run: "TestConformance/memory/G7_",
 	},
 	{
+		name:    "void-flight-keeps-its-lease",
+		promise: "G6",
+		edits:   change("fetch.go", "if r == ready && f.isVoid() {", "if false {"),
+		run:     "TestConformance/rueidis-aside/G6_a_flight",
+	},
+	{
 		name:    "fill-does-not-compare",
 		promise: "G8",
 		edits: change("lease.go", "n, err := a.script(ctx, fillScript, k, l.token, value, px)\n\t\treturn n == 1, err",
