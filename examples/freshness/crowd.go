@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,25 +77,28 @@ type outcome struct {
 	took                           []time.Duration // sorted
 }
 
-// crowdSize is how many users look something up at a time.
-const crowdSize = 20
+const (
+	usualCrowd = 20                     // users who look something up at a time
+	pace       = 100 * time.Microsecond // between two look-ups of a crowd, whatever its size
+)
 
 // crowd lets users look all keys up over and over for a while.
-func crowd(ctx context.Context, cache *cacheaside.Client[users.User], d *database, keys []string, ttl, lasts time.Duration) outcome {
+func crowd(ctx context.Context, cache *cacheaside.Client[users.User], d *database, s scenario, lasts time.Duration) outcome {
+	size := cmp.Or(s.users, usualCrowd)
 	var mu sync.Mutex
 	var o outcome
 	var all sync.WaitGroup
 	begun := time.Now()
-	for user := range crowdSize {
+	for user := range size {
 		all.Go(func() {
-			for i := user * len(keys) / crowdSize; time.Since(begun) < lasts; i++ {
+			for i := user * len(s.keys) / size; time.Since(begun) < lasts; i++ {
 				asked := time.Now()
-				r, err := cache.Lookup(ctx, keys[i%len(keys)], ttl, d.fetch)
+				r, err := cache.Lookup(ctx, s.keys[i%len(s.keys)], s.ttl, d.fetch)
 				took := time.Since(asked)
 				mu.Lock()
 				o.note(r.Source, err, took)
 				mu.Unlock()
-				time.Sleep(2 * time.Millisecond) // a user thinks
+				time.Sleep(time.Duration(size) * pace) // a user thinks
 			}
 		})
 	}

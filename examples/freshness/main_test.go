@@ -16,9 +16,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestEachPolicyDoesWhatItIsForInMemory(t *testing.T) {
-	r := requirePolicies(t, "memory://")
-	// On Redis, look-ups that miss are too slow for a crowd of this size to show it.
-	require.Less(t, r["Jitter"].with.atOnce, r["Jitter"].without.atOnce)
+	requirePolicies(t, "memory://")
 }
 
 func TestEachPolicyDoesWhatItIsForOnRedis(t *testing.T) {
@@ -28,7 +26,7 @@ func TestEachPolicyDoesWhatItIsForOnRedis(t *testing.T) {
 
 // requirePolicies runs everything, and compares what users saw with a policy and without. It asks for no
 // figures, which depend on the machine, but for what differs whatever the machine.
-func requirePolicies(t *testing.T, url string) map[string]result {
+func requirePolicies(t *testing.T, url string) {
 	t.Helper()
 	cfg, err := cacheaside.ParseConfig(url)
 	require.NoError(t, err)
@@ -58,9 +56,10 @@ func requirePolicies(t *testing.T, url string) map[string]result {
 	require.Less(t, r["NegativeTTL"].with.queries, r["NegativeTTL"].without.queries/2)
 	require.Zero(t, r["NegativeTTL"].with.failed)
 
+	require.Less(t, r["Jitter"].with.atOnce, r["Jitter"].without.atOnce)
+
 	require.Contains(t, out.String(), "1 sent the user, 9 answered 304")
 	require.Contains(t, out.String(), "one by one   10 queries")
 	require.Contains(t, out.String(), "as a batch    1 query")
 	require.Contains(t, out.String(), `writing "renamed again":   users find "renamed again"`)
-	return r
 }

@@ -18,6 +18,7 @@ type scenario struct {
 
 	ttl     time.Duration
 	keys    []string
+	users   int                              // of the crowd; 0: usualCrowd
 	always  func(*cacheaside.Config)         // of both caches
 	with    func(*cacheaside.Config)         // of the one with the policy
 	trouble func(context.Context, *database) // begins when the keys are cached
@@ -86,7 +87,7 @@ var scenarios = []scenario{
 	{
 		policy: "Jitter", about: "what was cached together does not expire together",
 		source: "200 users are cached at the same moment, for 400 ms",
-		ttl:    400 * time.Millisecond, keys: all,
+		ttl:    400 * time.Millisecond, keys: all, users: manyUsers, // each key is asked for by somebody
 		with: func(c *cacheaside.Config) { c.Jitter = 0.8 },
 	},
 }
@@ -113,15 +114,14 @@ func (s scenario) use(ctx context.Context, cfg cacheaside.Config, name string, r
 	}
 	defer func() { err = errors.Join(err, cache.Close()) }()
 	d := &database{repository: repository}
-	for _, key := range s.keys {
-		if _, err := cache.GetWithFetch(ctx, key, s.ttl, d.fetch); err != nil && !errors.Is(err, cacheaside.ErrNotFound) {
-			return o, err
-		}
+	fetchMany := func(ctx context.Context, keys []string) (map[string]users.User, error) { return findMany(ctx, d, keys) }
+	if _, err := cache.GetManyWithFetch(ctx, s.keys, s.ttl, fetchMany); err != nil {
+		return o, err
 	}
 	if s.trouble != nil {
 		s.trouble(ctx, d)
 	}
-	return crowd(ctx, cache, d, s.keys, s.ttl, plays), nil
+	return crowd(ctx, cache, d, s, plays), nil
 }
 
 // open opens a cache of users that holds none of keys. On Redis, an earlier run may have left them there.
