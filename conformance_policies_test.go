@@ -35,7 +35,7 @@ func init() {
 }
 
 func checkCooldownBoundaries(e *env) {
-	const cooldown = 100 * time.Millisecond
+	const cooldown = 300 * time.Millisecond // some look-ups must fit in
 	c := open[string](e, func(cfg *Config) { cfg.ErrorCooldown = cooldown })
 	s := serve("")
 	cause := fmt.Errorf("row 7: %w", errSource)
