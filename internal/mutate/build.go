@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,9 +31,6 @@ func (l *laboratory) build(ctx context.Context, all []mutant) (map[string]string
 	if err != nil {
 		return nil, err
 	}
-	if err := l.checkBuild(ctx, overlay); err != nil {
-		return nil, err
-	}
 	programs := make(map[string]string)
 	for _, m := range all {
 		if programs[m.in] != "" {
@@ -40,7 +38,7 @@ func (l *laboratory) build(ctx context.Context, all []mutant) (map[string]string
 		}
 		programs[m.in] = filepath.Join(l.work, "tests"+strconv.Itoa(len(programs)))
 		if err := l.compile(ctx, overlay, m.in, programs[m.in]); err != nil {
-			return nil, err
+			return nil, cmp.Or(l.checkBuild(ctx, overlay), err)
 		}
 	}
 	return programs, nil
@@ -113,8 +111,9 @@ func (l *laboratory) compile(ctx context.Context, overlay, directory, program st
 	return nil
 }
 
-// checkBuild compiles the packages that have mutants, without their tests. A mutant that does not compile is
-// no mutant: checkBuild returns an error that names those who do not.
+// checkBuild tells whether the mutants or the tests are to blame for tests that do not compile. It compiles
+// the packages without their tests. A mutant that does not compile is no mutant: checkBuild returns an error
+// that names those who do not.
 func (l *laboratory) checkBuild(ctx context.Context, overlay string) error {
 	said, err := l.run(ctx, "build", "-overlay", overlay, "./...")
 	if err == nil {
