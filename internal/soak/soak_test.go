@@ -56,6 +56,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestSoak(t *testing.T) {
 	redistest.Require(t)
 	s := newSource(keys)
+	t.Cleanup(func() { // after the members were closed
+		require.Eventually(t, func() bool { return s.running.Load() == 0 }, healing, 10*time.Millisecond, "a fetch that ignores its context does not return")
+	})
 	where := &site{server: redistest.Start(t), counts: make(map[string]int)}
 	members := []*member{openMember(t, where, s, cacheaside.BackendMemory, 0)}
 	for i := range 2 {

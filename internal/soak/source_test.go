@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cacheaside/cacheaside"
@@ -23,8 +24,9 @@ var errSource = errors.New("the source is out of order")
 
 // source has the versions of each key, and knows from when to when each was the newest.
 type source struct {
-	rows map[string]*row
-	keys []string
+	rows    map[string]*row
+	keys    []string
+	running atomic.Int64 // fetches
 }
 
 type row struct {
@@ -75,6 +77,8 @@ func isGone(version int) bool { return version%13 == 12 }
 
 // fetch reads a row, and is slow, fails, panics, ends its goroutine or hangs now and then.
 func (s *source) fetch(ctx context.Context, key string) (record, error) {
+	s.running.Add(1)
+	defer s.running.Add(-1)
 	version := s.rows[key].newest() // as a database's snapshot would
 	switch n := rand.IntN(1000); {
 	case n < 30:
@@ -98,6 +102,8 @@ func (s *source) fetch(ctx context.Context, key string) (record, error) {
 }
 
 func (s *source) fetchMany(ctx context.Context, keys []string) (map[string]record, error) {
+	s.running.Add(1)
+	defer s.running.Add(-1)
 	found := make(map[string]record, len(keys))
 	for _, key := range keys {
 		r, err := s.fetch(ctx, key)
