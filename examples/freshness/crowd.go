@@ -56,24 +56,17 @@ func (d *database) query(ctx context.Context) error {
 	return nil
 }
 
-// queries returns how many came since begun, and how many at most came within 20 ms.
-func (d *database) queries(begun time.Time) (all, atOnce int) {
+// since returns when the queries came that came since begun.
+func (d *database) since(begun time.Time) []time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	asked := slices.DeleteFunc(slices.Clone(d.asked), func(t time.Time) bool { return t.Before(begun) })
-	for i, first := 0, 0; i < len(asked); i++ {
-		for asked[i].Sub(asked[first]) > 20*time.Millisecond {
-			first++
-		}
-		atOnce = max(atOnce, i-first+1)
-	}
-	return len(asked), atOnce
+	return slices.DeleteFunc(slices.Clone(d.asked), func(t time.Time) bool { return t.Before(begun) })
 }
 
 // outcome is what a crowd of users saw.
 type outcome struct {
 	lookups, failed, waited, stale int
-	queries, atOnce                int
+	queries, atOnce, early         int             // early: before anything was due that was cached before the crowd came
 	took                           []time.Duration // sorted
 }
 
@@ -82,8 +75,8 @@ const (
 	pace       = 100 * time.Microsecond // between two look-ups of a crowd, whatever its size
 )
 
-// crowd lets users look all keys up over and over for a while.
-func crowd(ctx context.Context, cache *cacheaside.Client[users.User], d *database, s scenario, lasts time.Duration) outcome {
+// crowd lets users look all keys up over and over for a while. The keys were cached no sooner than cached.
+func crowd(ctx context.Context, cache *cacheaside.Client[users.User], d *database, s scenario, cached time.Time) outcome {
 	size := cmp.Or(s.users, usualCrowd)
 	var mu sync.Mutex
 	var o outcome
@@ -91,7 +84,7 @@ func crowd(ctx context.Context, cache *cacheaside.Client[users.User], d *databas
 	begun := time.Now()
 	for user := range size {
 		all.Go(func() {
-			for i := user * len(s.keys) / size; time.Since(begun) < lasts; i++ {
+			for i := user * len(s.keys) / size; time.Since(begun) < plays; i++ {
 				asked := time.Now()
 				r, err := cache.Lookup(ctx, s.keys[i%len(s.keys)], s.ttl, d.fetch)
 				took := time.Since(asked)
@@ -104,7 +97,7 @@ func crowd(ctx context.Context, cache *cacheaside.Client[users.User], d *databas
 	}
 	all.Wait()
 	slices.Sort(o.took)
-	o.queries, o.atOnce = d.queries(begun)
+	o.countQueries(d.since(begun), cached.Add(s.ttl))
 	return o
 }
 
@@ -118,6 +111,20 @@ func (o *outcome) note(from cacheaside.Source, err error, took time.Duration) {
 		o.waited++
 	case from == cacheaside.SourceStale:
 		o.stale++
+	}
+}
+
+// countQueries counts those that came at these times, the most of them within 20 ms, and those before due.
+func (o *outcome) countQueries(asked []time.Time, due time.Time) {
+	o.queries = len(asked)
+	for i, first := 0, 0; i < len(asked); i++ {
+		for asked[i].Sub(asked[first]) > 20*time.Millisecond {
+			first++
+		}
+		o.atOnce = max(o.atOnce, i-first+1)
+		if asked[i].Before(due) {
+			o.early++
+		}
 	}
 }
 

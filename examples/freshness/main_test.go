@@ -16,7 +16,10 @@ func TestMain(m *testing.M) {
 }
 
 func TestEachPolicyDoesWhatItIsForInMemory(t *testing.T) {
-	requirePolicies(t, "memory://")
+	r := requirePolicies(t, "memory://")
+	// On Redis, under load, caching the users may take as long as their ttl.
+	require.Zero(t, r["Jitter"].without.early)
+	require.Positive(t, r["Jitter"].with.early)
 }
 
 func TestEachPolicyDoesWhatItIsForOnRedis(t *testing.T) {
@@ -26,7 +29,7 @@ func TestEachPolicyDoesWhatItIsForOnRedis(t *testing.T) {
 
 // requirePolicies runs everything, and compares what users saw with a policy and without. It asks for no
 // figures, which depend on the machine, but for what differs whatever the machine.
-func requirePolicies(t *testing.T, url string) {
+func requirePolicies(t *testing.T, url string) map[string]result {
 	t.Helper()
 	cfg, err := cacheaside.ParseConfig(url)
 	require.NoError(t, err)
@@ -56,10 +59,9 @@ func requirePolicies(t *testing.T, url string) {
 	require.Less(t, r["NegativeTTL"].with.queries, r["NegativeTTL"].without.queries/2)
 	require.Zero(t, r["NegativeTTL"].with.failed)
 
-	require.Less(t, r["Jitter"].with.atOnce, r["Jitter"].without.atOnce)
-
 	require.Contains(t, out.String(), "1 sent the user, 9 answered 304")
 	require.Contains(t, out.String(), "one by one   10 queries")
 	require.Contains(t, out.String(), "as a batch    1 query")
 	require.Contains(t, out.String(), `writing "renamed again":   users find "renamed again"`)
+	return r
 }

@@ -144,7 +144,7 @@ func showBatch(ctx context.Context, out io.Writer, cfg cacheaside.Config, reposi
 			return err
 		}
 	}
-	singles, _ := d.queries(begun)
+	singles := len(d.since(begun))
 	fmt.Fprintf(out, "GetManyWithFetch: 100 users, 90 of them cached; a query takes 2 ms\n"+
 		"  one by one   %2d queries, %v\n  as a batch   %2d query, %v, %d users\n\n",
 		singles, time.Since(begun).Round(100*time.Microsecond), queries, batch.Round(100*time.Microsecond), len(found))

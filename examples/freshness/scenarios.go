@@ -114,6 +114,7 @@ func (s scenario) use(ctx context.Context, cfg cacheaside.Config, name string, r
 	}
 	defer func() { err = errors.Join(err, cache.Close()) }()
 	d := &database{repository: repository}
+	cached := time.Now()
 	fetchMany := func(ctx context.Context, keys []string) (map[string]users.User, error) { return findMany(ctx, d, keys) }
 	if _, err := cache.GetManyWithFetch(ctx, s.keys, s.ttl, fetchMany); err != nil {
 		return o, err
@@ -121,7 +122,7 @@ func (s scenario) use(ctx context.Context, cfg cacheaside.Config, name string, r
 	if s.trouble != nil {
 		s.trouble(ctx, d)
 	}
-	return crowd(ctx, cache, d, s, plays), nil
+	return crowd(ctx, cache, d, s, cached), nil
 }
 
 // open opens a cache of users that holds none of keys. On Redis, an earlier run may have left them there.

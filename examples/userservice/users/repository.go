@@ -22,6 +22,9 @@ type User struct {
 // Repository reads and writes users in a database. It knows nothing of caches.
 type Repository struct{ db *sql.DB }
 
+// connections to the database are few: it is a file.
+const connections = 4
+
 // OpenRepository opens the SQLite database at path, making the table of users if there is none. The
 // caller closes it.
 func OpenRepository(ctx context.Context, path string) (*Repository, error) {
@@ -30,6 +33,9 @@ func OpenRepository(ctx context.Context, path string) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Opening one more costs more than waiting for one of these.
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
 	const schema = `CREATE TABLE IF NOT EXISTS users (id INTEGER PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL)`
 	if _, err := db.ExecContext(ctx, schema); err != nil {
 		return nil, errors.Join(fmt.Errorf("making the table of users: %w", err), db.Close())
