@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -83,7 +84,10 @@ func (n *conn) explain(err error) error {
 	text := err.Error()
 	switch {
 	case errors.Is(err, rueidis.ErrNoCache):
-		return fmt.Errorf("%w: the backend rueidis-aside needs Redis 6 or newer with RESP3, and a user that may call CLIENT TRACKING; without them use rueidis: %w", ErrInvalidConfig, err)
+		said, _, _ := strings.Cut(text, rueidis.ErrNoCache.Error()) // advice to who builds the client, and that are we
+		said = cmp.Or(strings.TrimSpace(said), "the server does not speak RESP3")
+		return fmt.Errorf("%w: the backend rueidis-aside needs Redis 6 or newer with RESP3, and a user that may call CLIENT TRACKING; "+
+			"without them use rueidis: %w", ErrInvalidConfig, &shortened{said, err})
 	case errors.Is(err, errSpeaksTLS), errors.Is(err, errSpeaksPlain):
 		return fmt.Errorf("%w: %w", ErrInvalidConfig, err)
 	case strings.Contains(text, "DB index is out of range"), strings.Contains(text, "SELECT is not allowed"):

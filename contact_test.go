@@ -75,7 +75,7 @@ func TestOneCachesKeysAreEnoughWithoutStaleEntries(t *testing.T) {
 			if expired { // by the clock of this process; by that of Redis it is not
 				writer := openAside[string](t, Config{Backend: backend, Redis: RedisConfig{Addrs: []string{server.Addr()}}, StaleFor: time.Hour})
 				require.NoError(t, writer.Set(t.Context(), key, "expired", time.Millisecond))
-				awaitStale(t, writer, key)
+				awaitStale(t, c, key) // which has heard of the write then
 			}
 			s := serve(strconv.Itoa(i))
 			v, err := c.GetWithFetch(t.Context(), key, time.Minute, s.fetch)
@@ -217,6 +217,9 @@ func TestAServerThatCannotTrackIsRefusedByAsideOnly(t *testing.T) {
 	_, err := Open[string](t.Context(), config(t, server.URL(BackendRueidisAside)))
 	require.ErrorIs(t, err, ErrInvalidConfig)
 	require.ErrorContains(t, err, "CLIENT TRACKING")
+	require.ErrorContains(t, err, "NOPERM", "what Redis said")
+	require.ErrorIs(t, err, rueidis.ErrNoCache)
+	require.NotContains(t, err.Error(), "DisableCache", "nobody can set it")
 	plain, err := Open[string](t.Context(), config(t, server.URL(BackendRueidis)))
 	require.NoError(t, err)
 	require.NoError(t, plain.Close())
@@ -225,7 +228,7 @@ func TestAServerThatCannotTrackIsRefusedByAsideOnly(t *testing.T) {
 	ancient := redistest.Start(t, redistest.Args("--rename-command", "HELLO", ""))
 	_, err = Open[string](t.Context(), config(t, ancient.URL(BackendRueidisAside)))
 	require.ErrorIs(t, err, ErrInvalidConfig)
-	require.ErrorContains(t, err, "RESP3")
+	require.ErrorContains(t, err, "does not speak RESP3")
 	plain, err = Open[string](t.Context(), config(t, ancient.URL(BackendRueidis)))
 	require.NoError(t, err)
 	require.NoError(t, plain.Set(t.Context(), key, "v", time.Minute))
