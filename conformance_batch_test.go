@@ -32,6 +32,7 @@ func init() {
 		promise{"batch", "a fetch that asks for one of its own keys gets ErrReentrant", nil, checkBatchReentrant},
 		promise{"batch", "reading takes one round trip", isRemote, checkBatchRoundTrip},
 		promise{"batch", "the fetch of another process is waited for, and taken over if it fails", isLeased, checkBatchLeased},
+		promise{"batch", "what another process did not find and the source leaves out is absent", isLeased, checkBatchLeasedAbsent},
 		promise{"batcher", "concurrent look-ups are fetched together", nil, checkBatcher},
 		promise{"batcher", "a full batch does not wait, and nobody waits for ever", nil, checkBatcherFull},
 		promise{"batcher", "the source is not asked after Close", nil, checkBatcherClosed},
@@ -442,6 +443,42 @@ func checkBatchLeased(e *env) {
 	<-waiting[0]
 	require.Equal(e, map[string]string{"a": "by another process", "b": "value of b", "c": "value of c"}, <-got)
 	require.Equal(e, [][]string{{"c"}, {"b"}}, many.asked())
+}
+
+func checkBatchLeasedAbsent(e *env) {
+	remember := func(cfg *Config) { cfg.NegativeTTL = time.Minute }
+	one, two := open[string](e, nil), open[string](e, remember, WithNotFound(sql.ErrNoRows))
+	failing := serve("")
+	failing.set("", errSource)
+	release := failing.hold()
+	defer release()
+	doomed := askMany(e, 1, one, "a", failing)
+	e.settle(func() bool { return failing.calls.Load() == 1 }, "the other process fetches")
+
+	s := &manySource{fetch: func(context.Context, []string) (map[string]string, error) { return nil, nil }}
+	type result struct {
+		values map[string]string
+		err    error
+	}
+	got := make(chan result)
+	go func() {
+		values, err := two.GetManyWithFetch(e.Context(), []string{"a"}, time.Minute, s.get)
+		got <- result{values, err}
+	}()
+	e.settle(func() bool { return two.Stats().Flights == 1 }, "the batch waits for it")
+	joined := ask(e.Context(), two, "a", serve("another").fetch)
+	e.settle(func() bool { return two.Stats().Joined == 1 }, "it is joined")
+	release()
+	require.ErrorIs(e, (<-doomed[0]).err, errSource)
+	r := <-got
+	require.NoError(e, r.err)
+	require.Empty(e, r.values)
+	_, err := two.Get(e.Context(), "a")
+	for _, err := range []error{(<-joined).err, err} {
+		require.ErrorIs(e, err, ErrNotFound)
+		require.ErrorIs(e, err, sql.ErrNoRows)
+	}
+	require.Equal(e, [][]string{{"a"}}, s.asked())
 }
 
 func checkBatcher(e *env) {

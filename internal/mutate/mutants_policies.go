@@ -74,4 +74,10 @@ var policyMutants = []mutant{
 		edits:   change("cache.go", "\tif c.clone != nil {\n\t\treturn c.clone(value)\n\t}\n\treturn value\n", "\treturn value\n"),
 		run:     "TestClonesAreHandedOutEverywhere",
 	},
+	{
+		name:    "what-a-source-leaves-out-matches-no-sentinel",
+		promise: "batch",
+		edits:   change("batch_fetch.go", "err = b.gone", "err = ErrNotFound"),
+		run:     "TestConformance/rueidis-aside/batch_what_another_process_did_not_find",
+	},
 }
