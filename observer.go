@@ -13,8 +13,10 @@ import (
 // observer costs them nothing: [Stats] counts them, and a [HitObserver] is told of them too.
 //
 // Observe is called on the goroutine on which the event happens, sometimes with a lock held, so it must
-// return soon, be safe for concurrent use, and call no method of the cache but Stats. It must not panic: some
-// events happen on goroutines of the cache's own, where nobody could recover.
+// return soon, be safe for concurrent use, and call no method of the cache but Stats. While one blocks,
+// rueidis-aside may hear of no change, and give out near copies that are outdated: what may take long (a network, a full
+// pipe) belongs behind a channel that is never waited for. It must not panic: some events happen on goroutines
+// of the cache's own, where nobody could recover.
 type Observer interface {
 	Observe(Event)
 }
