@@ -78,9 +78,11 @@ func checkOwnDeadline(e *env) {
 	s := serve("v")
 	release := s.hold()
 	defer release()
-	ctx, cancel := context.WithTimeout(e.Context(), 20*time.Millisecond)
+	_, err := c.Get(e.Context(), key) // so that the connection is there, and the deadline passes in the fetch
+	require.ErrorIs(e, err, ErrMiss)
+	ctx, cancel := context.WithTimeout(e.Context(), 200*time.Millisecond)
 	defer cancel()
-	_, err := c.GetWithFetch(ctx, key, time.Minute, s.fetch)
+	_, err = c.GetWithFetch(ctx, key, time.Minute, s.fetch)
 	require.ErrorIs(e, err, context.DeadlineExceeded)
 	require.NotErrorIs(e, err, ErrFetchTimeout)
 	release()
