@@ -34,7 +34,8 @@ func (jsonCodec[T]) ID() byte { return 1 }
 
 func (jsonCodec[T]) Append(dst []byte, value T) ([]byte, error) {
 	b := bytes.NewBuffer(dst)
-	if err := json.NewEncoder(b).Encode(value); err != nil {
+	// By its address, as it is decoded, so that methods of its pointer count for both.
+	if err := json.NewEncoder(b).Encode(&value); err != nil {
 		return nil, err
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil

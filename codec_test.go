@@ -66,6 +66,22 @@ func TestJSONCodecWritesPlainJSON(t *testing.T) {
 	require.Equal(t, string(want), string(encoded), "other programs read it, and no byte more than needed is stored")
 }
 
+// money writes itself by a method of its pointer, as math/big's numbers do.
+type money struct{ cents int64 }
+
+func (m *money) MarshalJSON() ([]byte, error) { return json.Marshal(m.cents) }
+
+func (m *money) UnmarshalJSON(data []byte) error { return json.Unmarshal(data, &m.cents) }
+
+func TestJSONCodecUsesMethodsOfPointersBothWays(t *testing.T) {
+	requireCodec(t, JSONCodec[money](), money{4200})
+	type account struct{ Balance money }
+	requireCodec(t, JSONCodec[account](), account{money{4200}})
+	requireCodec(t, JSONCodec[*account](), &account{money{4200}}, nil)
+	requireCodec(t, JSONCodec[map[string]*money](), map[string]*money{"a": {1}, "b": nil}, nil)
+	requireCodec[any](t, JSONCodec[any](), "v", nil)
+}
+
 func TestJSONCodecReportsWhatItCannotDo(t *testing.T) {
 	_, err := JSONCodec[float64]().Append(nil, math.Inf(1))
 	var unsupported *json.UnsupportedValueError

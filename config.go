@@ -57,7 +57,8 @@ type Config struct {
 	// the fetch ignores that. Negative: no bound. Defaults to 30 seconds.
 	FetchTimeout time.Duration `json:"fetch_timeout,omitempty" yaml:"fetch_timeout"`
 
-	// OpTimeout bounds what a caller waits for Redis on top of its fetch. Defaults to 500 milliseconds.
+	// OpTimeout bounds what a caller waits for Redis on top of its fetch, a day at most. Defaults to 500
+	// milliseconds.
 	OpTimeout time.Duration `json:"op_timeout,omitempty" yaml:"op_timeout"`
 
 	// LeaseTTL is how long rueidis-aside lets the other processes wait for one that has died while it
@@ -151,9 +152,13 @@ func setDefault[V comparable](field *V, value V) {
 	}
 }
 
+// maxOpTimeout leaves room to add to it.
+const maxOpTimeout = 24 * time.Hour
+
 // resolve returns c with its defaults, or the error that names the first field with a bad value.
 func (c Config) resolve() (Config, error) {
 	c = c.withDefaults()
+	c.OpTimeout = min(c.OpTimeout, maxOpTimeout)
 	switch c.Backend {
 	case BackendMemory, BackendRueidis, BackendRueidisAside, BackendNoop:
 	default:

@@ -165,6 +165,12 @@ func TestParseConfigReadsLocations(t *testing.T) {
 	}
 }
 
+func TestAnOpTimeoutWithoutEndLeavesRoomToAddToIt(t *testing.T) {
+	c, err := Config{OpTimeout: NoExpiry}.resolve()
+	require.NoError(t, err)
+	require.Equal(t, 24*time.Hour, c.OpTimeout)
+}
+
 func TestZeroConfigMeansTheDefaults(t *testing.T) {
 	c, err := Config{}.resolve()
 	require.NoError(t, err)
@@ -413,6 +419,12 @@ func TestConfigIsReadFromFilesAndTheEnvironment(t *testing.T) {
 	var inNanoseconds Config
 	require.NoError(t, json.Unmarshal([]byte(`{"stale_for": 60000000000, "reap_interval": -1}`), &inNanoseconds))
 	require.Equal(t, Config{StaleFor: time.Minute, ReapInterval: -1}, inNanoseconds)
+
+	for range 20 {
+		var twice Config
+		require.NoError(t, json.Unmarshal([]byte(`{"backend": "rueidis", "db": 2, "redis": {"db": 1, "username": "a"}, "username": "b"}`), &twice))
+		require.Equal(t, RedisConfig{DB: 2, Username: "b"}, twice.Redis, "in any order")
+	}
 
 	var service struct{ Cache Config }
 	require.NoError(t, json.Unmarshal([]byte(`{"Cache": "memory://?stale_for=1m"}`), &service))

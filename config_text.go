@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -338,14 +339,14 @@ func (c *Config) UnmarshalJSON(data []byte) error {
 		return fmt.Errorf("%w: %w", ErrInvalidConfig, err)
 	}
 	var parsed Config
-	for name, value := range given {
-		if name == "redis" {
-			if err := strictJSON(value, &parsed.Redis); err != nil {
-				return fmt.Errorf("%w: redis: %w", ErrInvalidConfig, err)
-			}
-			continue
+	if value, ok := given["redis"]; ok { // first: what stands outside of it, as in the one-line form, goes before
+		if err := strictJSON(value, &parsed.Redis); err != nil {
+			return fmt.Errorf("%w: redis: %w", ErrInvalidConfig, err)
 		}
-		if err := parsed.setJSON(name, value); err != nil {
+		delete(given, "redis")
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if err := parsed.setJSON(name, given[name]); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,7 @@ func init() {
 		promise{"batch", "what another process did not find and the source leaves out is absent", isLeased, checkBatchLeasedAbsent},
 		promise{"batcher", "concurrent look-ups are fetched together", nil, checkBatcher},
 		promise{"batcher", "a full batch does not wait, and nobody waits for ever", nil, checkBatcherFull},
+		promise{"batcher", "a fetch that takes too long is ErrFetchTimeout to all who wait", nil, checkBatcherTimeout},
 		promise{"batcher", "the source is not asked after Close", nil, checkBatcherClosed},
 		promise{"Mutate", "writes, and removes what was cached", nil, checkMutate},
 		promise{"Mutate", "removes also when the write failed or panicked", nil, checkMutateFails},
@@ -540,6 +542,28 @@ func checkBatcherFull(e *env) {
 	defer cancel()
 	_, err = l.Get(ctx, "alone")
 	require.ErrorIs(e, err, context.DeadlineExceeded, "the caller leaves at its own time")
+}
+
+func checkBatcherTimeout(e *env) {
+	c := open[string](e, func(cfg *Config) { cfg.FetchTimeout = 400 * time.Millisecond })
+	s := &manySource{fetch: func(ctx context.Context, _ []string) (map[string]string, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	l, err := c.BindMany(time.Minute, s.get, Batching{MaxWait: 200 * time.Millisecond})
+	require.NoError(e, err)
+	errs := make(chan error)
+	for i := range 4 {
+		go func() {
+			_, err := l.Get(e.Context(), strconv.Itoa(i))
+			errs <- err
+		}()
+		e.pass(10 * time.Millisecond)
+	}
+	for range 4 {
+		require.ErrorIs(e, <-errs, ErrFetchTimeout)
+	}
+	require.Len(e, s.asked(), 1)
 }
 
 func checkBatcherClosed(e *env) {

@@ -64,6 +64,9 @@ func (f *form[T]) encode(key string, e *entry[T], took time.Duration) ([]byte, e
 		if b, err = f.codec.Append(b, e.value); err != nil {
 			return nil, hide("it cannot be encoded", err)
 		}
+		if len(b) < headerBytes || b[0] != magic || b[2] != f.codec.ID() {
+			return nil, fmt.Errorf("%w: the codec's Append does not append to dst", ErrInvalidValue)
+		}
 		if n := len(b) - headerBytes; n > f.maxBytes {
 			return nil, &limitError{fmt.Sprintf("%d bytes encoded, allowed by MaxValueBytes: %d", n, f.maxBytes)}
 		}

@@ -192,11 +192,25 @@ func TestEncodeRefusesWhatCannotBeKept(t *testing.T) {
 	require.ErrorIs(t, err, errCodec)
 	require.NotContains(t, err.Error(), "secret")
 
+	for _, value := range []string{"", "short", strings.Repeat("long", 20)} {
+		e := newEntry(value, 0, never, 0, 0)
+		_, err = formOf(t, Config{}, Codec[string](notAppending{})).encode("k", &e, 0)
+		require.ErrorIs(t, err, ErrInvalidValue)
+		require.ErrorContains(t, err, "does not append")
+	}
+
 	own := formOf[string](t, Config{}, xorCodec{})
 	read, err := own.decode("k", requireEncoded(t, own, "k", newEntry("v", 0, never, 0, 0), 0))
 	require.NoError(t, err)
 	require.Equal(t, "v", read.value)
 }
+
+// notAppending forgets what it is to append to.
+type notAppending struct{ Codec[string] }
+
+func (notAppending) ID() byte { return 200 }
+
+func (notAppending) Append(_ []byte, value string) ([]byte, error) { return []byte(value), nil }
 
 func TestEachEncodingIsASliceOfItsOwn(t *testing.T) {
 	f := formOf(t, Config{}, StringCodec())
