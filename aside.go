@@ -19,6 +19,9 @@ type aside[T any] struct {
 	ttl   time.Duration // LocalTTL
 	lease time.Duration // LeaseTTL
 
+	weigh     func(key string, value T) int // nil: every entry weighs 1
+	unweighed func(error)                   // called when weigh has panicked
+
 	keepsStale bool // entries are replaced in place: they are given out when stale, or refreshed ahead
 
 	unhook func() // takes the cache off the hub

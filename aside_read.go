@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 
 	"github.com/redis/rueidis"
+
+	"github.com/cacheaside/cacheaside/internal/table"
 )
 
 // nearRead is a read of one key from Redis, and its outcome.
@@ -141,6 +144,7 @@ func (a *aside[T]) detachRead(key string) {
 
 func (a *aside[T]) runRead(c rueidis.Client, key string, r *nearRead) {
 	a.endRead(key, r, c.DoCache(context.Background(), a.trackedGet(c, key), a.ttl))
+	a.weighNear(key)
 }
 
 func (a *aside[T]) runReads(c rueidis.Client, keys []string, reads []*nearRead, mine []int) {
@@ -150,6 +154,9 @@ func (a *aside[T]) runReads(c rueidis.Client, keys []string, reads []*nearRead, 
 	}
 	for i, reply := range c.DoMultiCache(context.Background(), gets...) {
 		a.endRead(keys[mine[i]], reads[mine[i]], reply)
+	}
+	for _, at := range mine {
+		a.weighNear(keys[at])
 	}
 }
 
@@ -170,4 +177,51 @@ func (a *aside[T]) endRead(key string, r *nearRead, reply rueidis.RedisResult) {
 	}
 	s.mu.Unlock()
 	close(r.done)
+}
+
+// weighNear gives the near copy of key its weight. It came with that of any, since what it weighs is known when it
+// is decoded, and the goroutine that reads the connection has no time for that. One that is too heavy is dropped, and so is
+// one that cannot be weighed.
+func (a *aside[T]) weighNear(key string) {
+	if a.weigh == nil {
+		return
+	}
+	n := a.near.Peek(key)
+	if n == nil {
+		return
+	}
+	same := func(current *nearEntry[T]) bool { return current == n }
+	weighed := false
+	defer func() { // after a panic too, which nobody else would recover
+		if !weighed {
+			a.near.DeleteIf(key, same)
+			a.unweighed(abnormal(recover()))
+		}
+	}()
+	data, e := n.raw.Load(), n.decoded.Load()
+	if e == nil {
+		e = a.decodeNear(n, key)
+	}
+	if e != nil {
+		a.replaceNear(key, n, data, e, weightOf(a.weigh, key, e))
+	}
+	weighed = true
+}
+
+// replaceNear puts the near copy n in its own place again with another weight, unless it is gone.
+func (a *aside[T]) replaceNear(key string, n *nearEntry[T], data *string, e *entry[T], weight uint32) {
+	if weight == 1 {
+		return
+	}
+	same := func(current *nearEntry[T]) bool { return current == n }
+	raw := new(atomic.Pointer[string])
+	raw.Store(data)
+	switch a.near.PutIf(key, nearEntry[T]{watch: n.watch, until: n.until, raw: raw}, weight, same) {
+	case table.TooHeavy:
+		a.near.DeleteIf(key, same)
+	case table.Stored:
+		if m := a.near.Peek(key); m != nil && m.raw == raw {
+			m.keep(e)
+		}
+	}
 }

@@ -231,7 +231,7 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, weigh func(string
 		return nil
 	}
 	c.spread, c.down = true, b.conn.breaker.isDown
-	r := remote[T]{conn: b.conn, form: c.form(codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":"}
+	r := remote[T]{conn: b.conn, form: c.form(codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":", closed: c.closed}
 	if c.cfg.Backend == BackendRueidis {
 		c.store = &r
 		return b.conn.permitted(ctx, r.name, needs)
@@ -247,6 +247,10 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, weigh func(string
 	a, err := newAside(r, b.hub, c.cfg, c.invalidated, evicted)
 	if err != nil {
 		return err
+	}
+	a.weigh, a.unweighed = weigh, func(err error) {
+		c.stats.unstorable.Add(1)
+		c.observe(Event{Kind: EventUnstorable, Err: err})
 	}
 	c.store = a
 	return nil

@@ -175,14 +175,28 @@ func (c *Client[T]) forEach(ctx context.Context, keys []string, do func(key stri
 		return err
 	}
 	var mu sync.Mutex
+	var lost atomic.Pointer[error]
 	c.concurrently(len(m.keys), func(i int) {
-		if err := do(m.keys[i]); err != nil {
+		if err := c.unlessLost(&lost, func() error { return do(m.keys[i]) }); err != nil {
 			mu.Lock()
 			defer mu.Unlock()
 			m.fail(err)
 		}
 	})
 	_, err = m.outcome()
+	return err
+}
+
+// unlessLost calls do, unless the backend has not answered to an earlier one with this lost, and still does not.
+// Each would wait for it as long as an operation may, and many keys are done in many turns.
+func (c *Client[T]) unlessLost(lost *atomic.Pointer[error], do func() error) error {
+	if cause := lost.Load(); cause != nil && c.down() {
+		return *cause
+	}
+	err := do()
+	if err != nil && errors.Is(err, ErrUnavailable) {
+		lost.CompareAndSwap(nil, &err)
+	}
 	return err
 }
 

@@ -1,8 +1,10 @@
 package cacheaside
 
 import (
+	"context"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -14,7 +16,8 @@ func init() {
 		promise{"G16", "Close releases waiters at once and cancels their fetch", nil, checkCloseDuringFetch},
 		promise{"G16", "nothing is stored after Close, and no goroutine stays once fetches return", nil, checkCloseDeafFetch},
 		promise{"G15", "Close gives up the leases of running fetches before it returns", isLeased, checkCloseGivesUpLeases},
-		promise{"G17", "memory is bounded by MaxEntries", func(r rig) bool { return !r.remote || r.name == BackendRueidisAside }, checkBound},
+		promise{"G17", "memory is bounded by MaxEntries", holdsEntries, checkBound},
+		promise{"G17", "memory is bounded by weight with a weigher", holdsEntries, checkWeightBound},
 	)
 }
 
@@ -110,6 +113,40 @@ func checkCloseGivesUpLeases(e *env) {
 	v, err := other.GetWithFetch(e.Context(), key, time.Minute, serve("other").fetch)
 	require.NoError(e, err)
 	require.Equal(e, "other", v)
+}
+
+// holdsEntries is true of backends that hold entries in this process.
+func holdsEntries(r rig) bool { return !r.remote || r.name == BackendRueidisAside }
+
+func checkWeightBound(e *env) {
+	const each, most = 10_000, 100_000
+	weigh := WithWeigher(func(_, value string) int {
+		if value == "" {
+			panic("there is nothing to weigh")
+		}
+		return len(value)
+	})
+	c := open[string](e, func(cfg *Config) { cfg.MaxEntries, cfg.NegativeTTL = most, time.Hour }, weigh)
+	get := func(key, value string) {
+		for range 2 { // a near cache holds what it has read
+			got, err := c.GetWithFetch(e.Context(), key, time.Hour, serve(value).fetch)
+			require.NoError(e, err)
+			require.Equal(e, value, got)
+		}
+	}
+	for i := range 50 {
+		get(strconv.Itoa(i), strings.Repeat("v", each))
+	}
+	e.settle(func() bool { return c.Stats().Entries <= most/each }, "no more is held than may be")
+	require.Positive(e, c.Stats().Entries)
+
+	get("heavy", strings.Repeat("v", 2*most))
+	e.settle(func() bool { return c.store.peek("heavy") == nil }, "what is too heavy is not held")
+
+	_, err := c.GetWithFetch(e.Context(), "nobody", time.Hour, func(context.Context, string) (string, error) { return "", ErrNotFound })
+	require.ErrorIs(e, err, ErrNotFound)
+	_, err = c.Get(e.Context(), "nobody")
+	require.ErrorIs(e, err, ErrNotFound, "it is remembered, and weighs nothing")
 }
 
 func checkBound(e *env) {

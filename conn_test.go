@@ -4,9 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -501,4 +504,73 @@ func TestWhatARefusedCommandQuotesIsNotShown(t *testing.T) {
 	require.ErrorAs(t, err, &reply)
 	require.Contains(t, reply.Error(), "user:42")
 	require.Equal(t, "cacheaside: backend unavailable: Redis replied an error", describeError(err))
+}
+
+func TestAWriteThatWaitsForTheConnectionIsNotSentAfterClose(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		server := redistest.Start(t)
+		proxy := redistest.NewProxy(t, server.Addr())
+		cfg := config(t, server.URL(backend))
+		cfg.Redis.Addrs, cfg.OpTimeout = []string{proxy.Addr()}, hang
+		b, err := Connect(t.Context(), cfg)
+		require.NoError(t, err)
+		defer b.Close()
+		c, err := New[string](b, "c")
+		require.NoError(t, err)
+		require.NoError(t, c.Set(t.Context(), key, "v", time.Minute))
+		proxy.BlackHole(true)
+		proxy.CutAll()
+		require.Eventually(t, func() bool { return c.down() }, healing, time.Millisecond)
+		waiting := make(chan error, 3)
+		go func() { waiting <- c.Set(t.Context(), key, "late", time.Minute) }()
+		go func() { waiting <- c.Delete(t.Context(), key) }()
+		go func() {
+			waiting <- c.Mutate(t.Context(), []string{key}, func(context.Context) error { return nil })
+		}()
+		s := c.flights.shard(key)
+		require.Eventually(t, func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.fences[key] == 3
+		}, healing, time.Millisecond)
+		require.NoError(t, c.Close())
+		proxy.BlackHole(false)
+		proxy.CutAll()
+		for range 3 {
+			require.ErrorIs(t, <-waiting, ErrClosed)
+		}
+		other, err := New[string](b, "c")
+		require.NoError(t, err)
+		v, err := other.Get(t.Context(), key)
+		require.NoError(t, err)
+		require.Equal(t, "v", v)
+	})
+}
+
+// One operation of each key would wait for OpTimeout, and a few at a time.
+func TestManyKeysPayOneOpTimeoutForAFrozenServer(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		const many = 8 * maxConcurrent
+		server := redistest.Start(t)
+		c := openOn(t, server, server.Addr(), backend, 200*time.Millisecond)
+		values := make(map[string]string)
+		for i := range many {
+			values[strconv.Itoa(i)] = "v"
+		}
+		keys := slices.Collect(maps.Keys(values))
+		for what, do := range map[string]func() error{
+			"SetMany":    func() error { return c.SetMany(t.Context(), values, time.Minute) },
+			"DeleteMany": func() error { return c.DeleteMany(t.Context(), keys) },
+			"Mutate":     func() error { return c.Mutate(t.Context(), keys, func(context.Context) error { return nil }) },
+		} {
+			server.Freeze()
+			before := c.Stats().BackendErrors
+			err := do()
+			require.ErrorIs(t, err, ErrUnavailable, what)
+			require.ErrorContains(t, err, fmt.Sprintf("%d of %d", many, many), what)
+			require.LessOrEqual(t, c.Stats().BackendErrors-before, uint64(2*maxConcurrent), "%s: how many have waited", what)
+			server.Thaw()
+			require.Eventually(t, func() bool { return c.Health(context.Background()) == nil }, healing, time.Millisecond)
+		}
+	})
 }

@@ -33,7 +33,7 @@ func (m *memory[T]) peek(key string) *entry[T] { return m.Get(key) }
 // fill refuses to replace an entry other than the one that the flight set out to replace: somebody has
 // set it since.
 func (m *memory[T]) fill(_ context.Context, key string, l lease[T], e entry[T], _ time.Duration) (bool, error) {
-	weight := m.weight(key, e.value)
+	weight := weightOf(m.weigh, key, &e)
 	switch m.PutIf(key, e, weight, func(current *entry[T]) bool {
 		return current == nil || current == l.seen || current.deadline <= m.clock.now()
 	}) {
@@ -55,7 +55,7 @@ func (m *memory[T]) abandon(_ context.Context, key string, l lease[T], remove bo
 }
 
 func (m *memory[T]) set(_ context.Context, key string, e entry[T]) error {
-	weight := m.weight(key, e.value)
+	weight := weightOf(m.weigh, key, &e)
 	if !m.Put(key, e, weight) {
 		return tooHeavy(weight)
 	}
@@ -78,11 +78,12 @@ func (m *memory[T]) close() {
 	m.expiring.close()
 }
 
-func (m *memory[T]) weight(key string, value T) uint32 {
-	if m.weigh == nil {
+// weightOf is what an entry counts against MaxEntries: one without a weigher, and without a value to weigh.
+func weightOf[T any](weigh func(string, T) int, key string, e *entry[T]) uint32 {
+	if weigh == nil || e.negative() {
 		return 1
 	}
-	return uint32(min(max(m.weigh(key, value), 1), math.MaxUint32))
+	return uint32(min(max(weigh(key, e.value), 1), math.MaxUint32))
 }
 
 func tooHeavy(weight uint32) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -56,8 +57,9 @@ func (c *Client[T]) invalidate(ctx context.Context, keys []string) error {
 	var mu sync.Mutex
 	var failed []string
 	var cause error
+	var lost atomic.Pointer[error]
 	c.concurrently(len(keys), func(i int) {
-		if err := c.backendError(c.store.delete(ctx, keys[i])); err != nil {
+		if err := c.unlessLost(&lost, func() error { return c.backendError(c.store.delete(ctx, keys[i])) }); err != nil {
 			mu.Lock()
 			defer mu.Unlock()
 			failed, cause = append(failed, keys[i]), err

@@ -66,9 +66,13 @@ func (n *conn) ready(o *op, patient bool) error {
 // before it is used again.
 func (n *conn) end(o *op, err error) error {
 	o.release()
-	if err == nil || rueidis.IsRedisNil(err) {
+	switch {
+	case err == nil || rueidis.IsRedisNil(err):
 		n.count(o, true)
 		return nil
+	case err == ErrClosed: // nothing was sent
+		n.uncount(o)
+		return err
 	}
 	if re, ok := rueidis.IsRedisErr(err); ok {
 		n.count(o, true)
@@ -107,6 +111,14 @@ func (n *conn) count(o *op, answered bool) (silent bool) {
 	return n.load.failed(o.begun)
 }
 
+// uncount is count for an operation that has not been sent.
+func (n *conn) uncount(o *op) {
+	if !o.ended {
+		o.ended = true
+		n.load.underWay.Add(-1)
+	}
+}
+
 // attempt runs an operation that may well be done twice. With patient, if the connection is lost before the
 // answer comes, it is done once more by the next connection, as far as OpTimeout allows: a Delete that fails
 // only because Redis has just been restarted would be a nuisance.
@@ -143,7 +155,7 @@ func isLost(err error) bool {
 	if _, ok := rueidis.IsRedisErr(err); ok || err == nil || rueidis.IsRedisNil(err) || rueidis.IsParseErr(err) {
 		return false
 	}
-	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+	return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && err != ErrClosed
 }
 
 // withoutArguments hides what a reply quotes of the command that it refuses, since that has the key in it.

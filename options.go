@@ -88,8 +88,10 @@ func WithClone[T any](clone func(T) T) Option {
 }
 
 // WithWeigher makes [Config.MaxEntries] a bound on the total weight instead of on the number of entries.
-// A weight below 1 counts as 1. An entry too heavy for the cache is not kept: Set returns
-// [ErrInvalidValue], and GetWithFetch returns the value unstored. weigh must be safe for concurrent use.
+// A weight below 1 counts as 1, and so does "the source has none". An entry too heavy for the cache is not kept: Set
+// returns [ErrInvalidValue], and GetWithFetch returns the value unstored. On rueidis-aside that is said of the
+// near copies: one that is too heavy is not kept in this process, and read from Redis each time. Redis' own memory is not
+// bounded by it. weigh must be safe for concurrent use.
 func WithWeigher[T any](weigh func(key string, value T) int) Option {
 	return func(o *options) {
 		if o.weigher = weigh; weigh == nil {

@@ -20,6 +20,8 @@ type remote[T any] struct {
 	conn *conn
 	form form[T]
 	name string // of the cache: what its keys begin with
+
+	closed <-chan struct{} // with the cache
 }
 
 var _ store[struct{}] = (*remote[struct{}])(nil)
@@ -137,7 +139,7 @@ func (r *remote[T]) write(ctx context.Context, key string, e *entry[T], took tim
 		return err
 	}
 	value := rueidis.BinaryString(data)
-	return r.conn.attempt(ctx, patient, func(o *op) error {
+	return r.attempt(ctx, patient, func(o *op) error {
 		set := o.B().Set().Key(k).Value(value)
 		if ms, ok := r.form.millisecondsLeft(e); ok {
 			return o.Do(o.ctx, set.PxMilliseconds(ms).Build()).Error()
@@ -148,7 +150,20 @@ func (r *remote[T]) write(ctx context.Context, key string, e *entry[T], took tim
 
 func (r *remote[T]) delete(ctx context.Context, key string) error {
 	k := r.redisKey(key)
-	return r.conn.attempt(ctx, true, func(o *op) error { return o.Do(o.ctx, o.B().Del().Key(k).Build()).Error() })
+	return r.attempt(ctx, true, func(o *op) error { return o.Do(o.ctx, o.B().Del().Key(k).Build()).Error() })
+}
+
+// attempt is conn.attempt for a write. That may have waited for the connection until its cache was closed, and must
+// not be sent then.
+func (r *remote[T]) attempt(ctx context.Context, patient bool, write func(*op) error) error {
+	return r.conn.attempt(ctx, patient, func(o *op) error {
+		select {
+		case <-r.closed:
+			return ErrClosed
+		default:
+			return write(o)
+		}
+	})
 }
 
 // clear walks the keys of this cache by SCAN, on every node, which does not block the server.
