@@ -18,6 +18,7 @@ func init() {
 		promise{"ErrorCooldown", "a slow source, a Set and another key are not held up", nil, checkCooldownOthers},
 		promise{"ErrorCooldown", "a stale value is returned meanwhile without asking the source", nil, checkCooldownStale},
 		promise{"ErrorCooldown", "what is remembered is bounded", nil, checkCooldownBounded},
+		promise{"ErrorCooldown", "a write of the key ends it", nil, checkCooldownEndsByWrite},
 		promise{"ErrorCooldown", "a fetch that nobody joins any more says nothing about the next", nil, checkCooldownOfAVoidFlight},
 		promise{"Jitter", "spreads ttls downwards by up to its fraction", nil, checkJitter},
 		promise{"NegativeTTL", "remembers ErrNotFound in Get, Lookup and GetWithFetch until it ends", nil, checkNegativeBoundaries},
@@ -79,6 +80,47 @@ func checkCooldownHanging(e *env) {
 		require.ErrorIs(e, err, context.DeadlineExceeded)
 	}
 	require.EqualValues(e, 1, s.calls.Load())
+}
+
+// What a fetch failed for may be what was written since: a row that was incomplete, say.
+func checkCooldownEndsByWrite(e *env) {
+	c := open[string](e, func(cfg *Config) { cfg.ErrorCooldown = time.Hour })
+	s := serve("")
+	fail := func(key string) {
+		s.set("", errSource)
+		_, err := c.GetWithFetch(e.Context(), key, time.Minute, s.fetch)
+		require.ErrorIs(e, err, errSource)
+		s.set("v", nil)
+	}
+	isAsked := func(key string) {
+		e.Helper()
+		v, err := c.GetWithFetch(e.Context(), key, time.Minute, s.fetch)
+		require.NoError(e, err)
+		require.Equal(e, "v", v)
+	}
+	fail("a")
+	require.NoError(e, c.Delete(e.Context(), "a"))
+	isAsked("a")
+	fail("b")
+	require.NoError(e, c.Mutate(e.Context(), []string{"b"}, func(context.Context) error { return nil }))
+	isAsked("b")
+	require.NoError(e, c.Mutate(e.Context(), []string{"c"}, func(context.Context) error {
+		fail("c") // "it is locked"
+		return nil
+	}))
+	isAsked("c")
+	fail("d")
+	require.NoError(e, c.Set(e.Context(), "d", "set", short))
+	require.NoError(e, c.Delete(e.Context(), "d"))
+	isAsked("d")
+	fail("e")
+	fail("f")
+	require.NoError(e, c.Clear(e.Context()))
+	isAsked("e")
+	isAsked("f")
+	fail("g")
+	_, err := c.GetWithFetch(e.Context(), "g", time.Minute, s.fetch)
+	require.ErrorIs(e, err, errSource, "that of another key goes on")
 }
 
 func checkCooldownOfAVoidFlight(e *env) {

@@ -16,7 +16,8 @@ type failure struct {
 const maxFailures = 1024
 
 // chill remembers for a while that the fetch of f has failed. That of a flight which nobody can join any more
-// says nothing about the next: it has ended by its time, or was made void by a write.
+// says nothing about the next, since it has ended by its time; nor does that of one whose key was written
+// meanwhile.
 func (s *flightShard[T]) chill(f *flight[T], err error, cooldown time.Duration) {
 	if cooldown <= 0 {
 		return
@@ -24,7 +25,7 @@ func (s *flightShard[T]) chill(f *flight[T], err error, cooldown time.Duration) 
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.joinable[f.key] != f {
+	if s.joinable[f.key] != f || f.overtaken {
 		return
 	}
 	if len(s.failures) >= maxFailures {
@@ -60,4 +61,12 @@ func (s *flightShard[T]) cooling(key string) error {
 		return nil
 	}
 	return fmt.Errorf("cacheaside: not asked again during ErrorCooldown: %w", f.err)
+}
+
+// thawLocked forgets that the fetch of key has failed: what was written since may be what it failed for.
+func (s *flightShard[T]) thawLocked(key string) {
+	if s.chilled.Load() {
+		delete(s.failures, key)
+		s.chilled.Store(len(s.failures) > 0)
+	}
 }

@@ -81,6 +81,7 @@ type flight[T any] struct {
 
 	// Guarded by shard.mu.
 	void       bool          // what it fetches must not be stored
+	overtaken  bool          // its key was written since it began, or just then; it is void, too
 	giveUp     func()        // releases what the fetch holds outside of this process, without waiting; nil if nothing
 	over       bool          // done is closed, or about to be
 	filled     chan struct{} // closed when it has stored its result; made by who waits for that
@@ -144,7 +145,8 @@ func (g *flights[T]) open(ctx context.Context, c, parent *flightContext) {
 
 // addLocked makes f the flight of its key.
 func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
-	f.void = s.fences[f.key] > 0 || s.clearing > 0
+	f.overtaken = s.fences[f.key] > 0 || s.clearing > 0
+	f.void = f.overtaken
 	s.active.Add(1)
 	s.joinable[f.key] = f
 	if f.prev = s.last; f.prev != nil {

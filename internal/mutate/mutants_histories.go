@@ -6,25 +6,25 @@ var historyMutants = []mutant{
 	{
 		name:    "histories-of-a-flight-that-is-not-voided",
 		promise: "G6",
-		edits:   change("fence.go", "\t\tf.void = true\n\t\ts.detachLocked(key)", "\t\ts.detachLocked(key)"),
+		edits:   change("fence.go", "\t\tf.void, f.overtaken = true, true\n\t\ts.detachLocked(key)", "\t\ts.detachLocked(key)"),
 		run:     "TestLinearizability/memory",
 	},
 	{
 		name:    "versions-of-a-flight-that-is-not-voided",
 		promise: "G6",
-		edits:   change("fence.go", "\t\tf.void = true\n\t\ts.detachLocked(key)", "\t\ts.detachLocked(key)"),
+		edits:   change("fence.go", "\t\tf.void, f.overtaken = true, true\n\t\ts.detachLocked(key)", "\t\ts.detachLocked(key)"),
 		run:     "TestVersions/memory",
 	},
 	{
 		name:    "histories-of-a-flight-that-is-not-detached",
 		promise: "G6",
-		edits:   change("fence.go", "\t\tf.void = true\n\t\ts.detachLocked(key)", "\t\tf.void = true"),
+		edits:   change("fence.go", "\t\tf.void, f.overtaken = true, true\n\t\ts.detachLocked(key)", "\t\tf.void, f.overtaken = true, true"),
 		run:     "TestLinearizability/memory",
 	},
 	{
 		name:    "versions-of-a-flight-that-is-not-detached",
 		promise: "G6",
-		edits:   change("fence.go", "\t\tf.void = true\n\t\ts.detachLocked(key)", "\t\tf.void = true"),
+		edits:   change("fence.go", "\t\tf.void, f.overtaken = true, true\n\t\ts.detachLocked(key)", "\t\tf.void, f.overtaken = true, true"),
 		run:     "TestVersions/memory",
 	},
 	{

@@ -113,7 +113,19 @@ var lifeMutants = []mutant{
 	{
 		name:    "weights-do-not-count",
 		promise: "G17",
-		edits:   change("memory.go", "\tif m.weigh == nil {\n", "\tif true {\n"),
+		edits:   change("memory.go", "\tif weigh == nil || e.negative() {\n", "\tif true {\n"),
 		run:     "TestWeightsAreBounded",
+	},
+	{
+		name:    "near-copies-are-not-weighed",
+		promise: "G17",
+		edits:   change("aside_read.go", "\tif a.weigh == nil {\n", "\tif true {\n"),
+		run:     "TestConformance/rueidis-aside/G17_",
+	},
+	{
+		name:    "written-after-close",
+		promise: "G16",
+		edits:   change("rueidis.go", "\t\t\treturn ErrClosed\n", "\t\t\treturn write(o)\n"),
+		run:     "TestAWriteThatWaitsForTheConnectionIsNotSentAfterClose",
 	},
 }

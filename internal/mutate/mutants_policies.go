@@ -80,4 +80,22 @@ var policyMutants = []mutant{
 		edits:   change("batch_fetch.go", "err = b.gone", "err = ErrNotFound"),
 		run:     "TestConformance/rueidis-aside/batch_what_another_process_did_not_find",
 	},
+	{
+		name:    "cooldown-outlives-a-write",
+		promise: "ErrorCooldown",
+		edits:   change("fence.go", "\ts.thawLocked(key)\n\tif f", "\tif f"),
+		run:     "TestConformance/memory/ErrorCooldown_a_write",
+	},
+	{
+		name:    "late-member-gets-a-plain-timeout",
+		promise: "batcher",
+		edits:   change("batcher.go", "col.context.explain(col.err)", "col.err"),
+		run:     "TestConformance/memory/batcher_a_fetch_that_takes_too_long",
+	},
+	{
+		name:    "each-of-many-keys-waits",
+		promise: "G11",
+		edits:   change("batch.go", "cause != nil && c.down()", "cause != nil && false"),
+		run:     "TestManyKeysPayOneOpTimeoutForAFrozenServer",
+	},
 }

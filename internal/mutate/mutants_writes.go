@@ -5,13 +5,13 @@ var writeMutants = []mutant{
 	{
 		name:    "delete-does-not-void",
 		promise: "G6",
-		edits:   change("fence.go", "\t\tf.void = true\n\t\ts.detachLocked(key)", "\t\ts.detachLocked(key)"),
+		edits:   change("fence.go", "\t\tf.void, f.overtaken = true, true\n\t\ts.detachLocked(key)", "\t\ts.detachLocked(key)"),
 		run:     "TestConformance/memory/G6_",
 	},
 	{
 		name:    "delete-does-not-detach",
 		promise: "G6",
-		edits:   change("fence.go", "\t\tf.void = true\n\t\ts.detachLocked(key)", "\t\tf.void = true"),
+		edits:   change("fence.go", "\t\tf.void, f.overtaken = true, true\n\t\ts.detachLocked(key)", "\t\tf.void, f.overtaken = true, true"),
 		run:     "TestConformance/memory/G6_",
 	},
 	{
@@ -35,7 +35,7 @@ var writeMutants = []mutant{
 	{
 		name:    "flight-begins-behind-a-write",
 		promise: "G6",
-		edits:   change("singleflight.go", "f.void = s.fences[f.key] > 0 || s.clearing > 0", "f.void = s.clearing > 0"),
+		edits:   change("singleflight.go", "f.overtaken = s.fences[f.key] > 0 || s.clearing > 0", "f.overtaken = s.clearing > 0"),
 		run:     "TestVersions/rueidis$",
 	},
 	{
