@@ -5,6 +5,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // The backends that [Config.Backend] may name.
@@ -194,8 +195,8 @@ func (r RedisConfig) checkAddrs() error {
 const maxNameBytes = 1 << 10
 
 func checkName(field, name string) error {
-	if strings.Contains(name, ":") || len(name) > maxNameBytes {
-		return fieldError(field, quote(name), "no colon, at most 1024 bytes")
+	if strings.Contains(name, ":") || len(name) > maxNameBytes || !utf8.ValidString(name) {
+		return fieldError(field, quote(name), "no colon, valid UTF-8, at most 1024 bytes")
 	}
 	return nil
 }

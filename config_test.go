@@ -249,6 +249,7 @@ var badConfigs = []struct {
 	{"memory://?max_value_bytes=-1", []string{"MaxValueBytes", "-1"}},
 	{"memory://?prefix=a:b", []string{"Prefix", `"a:b"`, "no colon"}},
 	{"memory://?name=:", []string{"Name", `":"`, "no colon"}},
+	{"memory://?name=caf%E9", []string{"Name", `"caf\xe9"`, "UTF-8"}}, // no metric could be labelled with it
 	{"memory://?name=" + strings.Repeat("n", 1025), []string{"Name", "nnn…", "1024"}},
 	{"rueidis://host/x", []string{"Redis.DB", `"x"`, "a number"}},
 	{"rueidis://host/-1", []string{"Redis.DB", "-1"}},
