@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -117,7 +118,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Referrer-Policy", "no-referrer")
+	// Nothing stricter: under "no-referrer" browsers send the page's own form with "Origin: null", and over plain
+	// HTTP there is nothing else by which to tell it from a form of another site.
+	header.Set("Referrer-Policy", "same-origin")
 	header.Add("Vary", "Accept")
 	switch {
 	case r.Method == http.MethodGet, r.Method == http.MethodHead:
@@ -125,9 +128,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodPost && h.options.AllowClear:
 		h.clear(w, r)
 	default:
-		header.Set("Allow", "GET, HEAD")
-		http.Error(w, "this page only shows", http.StatusMethodNotAllowed)
+		h.refuse(w)
 	}
+}
+
+// refuse answers a request of a method that the page does not have.
+func (h *Handler) refuse(w http.ResponseWriter) {
+	allowed, text := "GET, HEAD", "this page only shows"
+	if h.options.AllowClear {
+		allowed, text = "GET, HEAD, POST", "this page shows, and clears by POST"
+	}
+	w.Header().Set("Allow", allowed)
+	http.Error(w, text, http.StatusMethodNotAllowed)
 }
 
 func (h *Handler) show(w http.ResponseWriter, r *http.Request) {
@@ -149,14 +161,18 @@ func (h *Handler) show(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body.Bytes()) // the visitor has left
 }
 
-// wantsJSON reports whether a request asks for JSON rather than a page.
+// wantsJSON reports whether a request asks for JSON rather than a page. Of the two, what Accept names first wins:
+// weights are not compared, but what has the weight zero is refused, and so counts as not named.
 func wantsJSON(r *http.Request) bool {
 	if format := r.URL.Query().Get("format"); format != "" {
 		return format == "json"
 	}
 	for part := range strings.SplitSeq(strings.Join(r.Header.Values("Accept"), ","), ",") {
-		kind, _, _ := strings.Cut(part, ";")
-		switch strings.TrimSpace(strings.ToLower(kind)) {
+		kind, parameters, _ := strings.Cut(strings.ToLower(part), ";")
+		if zeroWeight.MatchString(parameters) {
+			continue
+		}
+		switch strings.TrimSpace(kind) {
 		case "application/json":
 			return true
 		case "text/html", "application/xhtml+xml":
@@ -165,6 +181,9 @@ func wantsJSON(r *http.Request) bool {
 	}
 	return false
 }
+
+// zeroWeight finds a weight of zero among the parameters of a part of Accept (RFC 9110, section 12.4.2).
+var zeroWeight = regexp.MustCompile(`(^|;)\s*q=0(\.0*)?\s*(;|$)`)
 
 // clear clears the cache that a form names. Forms of other sites are refused.
 func (h *Handler) clear(w http.ResponseWriter, r *http.Request) {

@@ -1,13 +1,12 @@
 package debug
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"reflect"
 	"strings"
 	"sync"
@@ -47,6 +46,7 @@ func getReport(t *testing.T, h http.Handler) (r report) {
 // fake is a Cache whose figures a test sets.
 type fake struct {
 	name    string
+	backend string // memory if there is none
 	mu      sync.Mutex
 	stats   cacheaside.Stats
 	asked   int // how often for its keys
@@ -55,7 +55,7 @@ type fake struct {
 }
 
 func (f *fake) Config() cacheaside.Config {
-	return cacheaside.Config{Name: f.name, Backend: cacheaside.BackendMemory, MaxEntries: 100}
+	return cacheaside.Config{Name: f.name, Backend: cmp.Or(f.backend, cacheaside.BackendMemory), MaxEntries: 100}
 }
 
 func (f *fake) Stats() cacheaside.Stats {
@@ -70,6 +70,8 @@ func (f *fake) SampleKeys(context.Context, time.Duration, int) cacheaside.KeySam
 }
 
 func (f *fake) Clear(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.cleared++
 	return f.err
 }
@@ -191,6 +193,9 @@ func TestFormatFollowsTheRequest(t *testing.T) {
 		{"/", "application/json", "application/json"},
 		{"/", "Application/JSON;q=0.9, */*", "application/json"},
 		{"/", "text/html, application/json", "text/html; charset=utf-8"},
+		{"/", "application/json;q=0, text/html", "text/html; charset=utf-8"},
+		{"/", "application/json; charset=utf-8; Q=0.000", "text/html; charset=utf-8"},
+		{"/", "text/html;q=0, application/json;q=0.001", "application/json"},
 		{"/?format=json", "text/html", "application/json"},
 		{"/?format=html", "application/json", "text/html; charset=utf-8"},
 	} {
@@ -199,6 +204,28 @@ func TestFormatFollowsTheRequest(t *testing.T) {
 		require.Equal(t, tc.want, w.Header().Get("Content-Type"), tc)
 		require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
 		require.Equal(t, "Accept", w.Header().Get("Vary"))
+	}
+}
+
+func TestOnlyBackendsThatHoldEntriesAreSaidToHoldSome(t *testing.T) {
+	for backend, want := range map[string]string{
+		cacheaside.BackendMemory:       "7 entries of 100<",
+		cacheaside.BackendRueidisAside: "7 entries of 100<",
+		cacheaside.BackendRueidis:      ">values are kept in Redis<",
+		cacheaside.BackendNoop:         ">nothing is kept<",
+	} {
+		h := New(Options{})
+		f := &fake{name: "users", backend: backend}
+		holds := backend == cacheaside.BackendMemory || backend == cacheaside.BackendRueidisAside
+		if holds {
+			f.stats.Entries = 7
+		}
+		h.Add(f)
+		page := get(h, "/", "")
+		require.True(t, says(page, want), backend)
+		require.Equal(t, holds, says(page, "how full it is"), backend)
+		require.Equal(t, holds, says(get(h, "/?format=json", ""), `"max_entries":100`), backend)
+		require.Equal(t, holds, says(get(h, "/?format=json", ""), `"max_entries"`), backend)
 	}
 }
 
@@ -238,51 +265,6 @@ func TestKeysAreNeitherAskedForNorShownUnlessTold(t *testing.T) {
 	require.Equal(t, shown, HashedKeys([]byte("secret"))("users", "<b>person</b>:42"))
 	require.NotEqual(t, shown, HashedKeys([]byte("other"))("users", "<b>person</b>:42"))
 	require.NotEqual(t, shown, HashedKeys([]byte("secret"))("users", "<b>person</b>:43"))
-}
-
-func post(h http.Handler, cache, site string) *httptest.ResponseRecorder {
-	r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/debug/cacheaside", strings.NewReader(url.Values{"clear": {cache}}.Encode()))
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	r.Header.Set("Sec-Fetch-Site", site)
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w
-}
-
-func TestPageOnlyShowsUnlessTold(t *testing.T) {
-	f := &fake{name: "users"}
-	h := New(Options{})
-	h.Add(f)
-	require.Equal(t, http.StatusMethodNotAllowed, post(h, "users", "same-origin").Code)
-	require.False(t, says(get(h, "/", ""), "<form"))
-	for _, method := range []string{http.MethodPut, http.MethodDelete, http.MethodPatch} {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, "/", nil))
-		require.Equal(t, http.StatusMethodNotAllowed, w.Code)
-	}
-	require.Zero(t, f.cleared)
-}
-
-func TestCacheIsClearedByAFormOfThePageAndNoOther(t *testing.T) {
-	f := &fake{name: "users"}
-	h := New(Options{AllowClear: true})
-	h.Add(f)
-	require.True(t, says(get(h, "/", ""), `<form method="post">`))
-	require.Contains(t, get(h, "/", "").Header().Get("Content-Security-Policy"), "form-action 'self'")
-
-	require.Equal(t, http.StatusForbidden, post(h, "users", "cross-site").Code)
-	require.Zero(t, f.cleared)
-	require.Equal(t, http.StatusNotFound, post(h, "others", "same-origin").Code)
-	require.Zero(t, f.cleared)
-	w := post(h, "users", "same-origin")
-	require.Equal(t, http.StatusSeeOther, w.Code)
-	require.Equal(t, "?", w.Header().Get("Location"), "back to where the form was")
-	require.Equal(t, 1, f.cleared)
-
-	f.err = errors.New("a secret")
-	w = post(h, "users", "same-origin")
-	require.Equal(t, http.StatusBadGateway, w.Code)
-	require.NotContains(t, w.Body.String(), "secret")
 }
 
 func TestRemovedCacheIsNotShown(t *testing.T) {

@@ -23,9 +23,9 @@ type cacheReport struct {
 	Name        string            `json:"name"`
 	Backend     string            `json:"backend"`
 	BackendDown bool              `json:"backend_down"`
-	Config      string            `json:"config"` // in the one-line form, without its password
-	MaxEntries  int               `json:"max_entries"`
-	Entries     int               `json:"entries"`
+	Config      string            `json:"config"`                // in the one-line form, without its password
+	MaxEntries  int               `json:"max_entries,omitempty"` // 0 if the backend keeps none in this process
+	Entries     int               `json:"entries"`               // in this process
 	Flights     int               `json:"flights"`
 	Counters    map[string]uint64 `json:"counters"`             // since the cache was made
 	Recent      recent            `json:"recent"`               // of the last ten minutes
@@ -94,8 +94,11 @@ func (h *Handler) reportOn(ctx context.Context, s *series, now time.Time) cacheR
 	cfg, stats, samples := s.cache.Config(), s.cache.Stats(), s.upTo(now)
 	r := cacheReport{
 		Name: cfg.Name, Backend: cfg.Backend, BackendDown: stats.BackendDown, Config: cfg.String(),
-		MaxEntries: cfg.MaxEntries, Entries: stats.Entries, Flights: stats.Flights,
+		Entries: stats.Entries, Flights: stats.Flights,
 		Counters: make(map[string]uint64), History: []point{},
+	}
+	if keepsEntries(cfg.Backend) {
+		r.MaxEntries = cfg.MaxEntries
 	}
 	for _, c := range counters {
 		r.Counters[c.Name] = c.of(&stats)
@@ -120,6 +123,11 @@ func (h *Handler) reportOn(ctx context.Context, s *series, now time.Time) cacheR
 		}
 	}
 	return r
+}
+
+// keepsEntries reports whether a backend keeps entries in this process.
+func keepsEntries(backend string) bool {
+	return backend == cacheaside.BackendMemory || backend == cacheaside.BackendRueidisAside
 }
 
 // between returns what happened from one sample to another, with the latencies of the fetches meanwhile.

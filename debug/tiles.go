@@ -40,7 +40,7 @@ type trace struct {
 
 func (g gauge) tiles() []tile {
 	tiles := []tile{g.hitRatio(), g.fetchTime(), g.lookups(), g.fetches(), g.underWay()}
-	if g.c.Backend == cacheaside.BackendMemory || g.c.Backend == cacheaside.BackendRueidisAside {
+	if keepsEntries(g.c.Backend) {
 		tiles = append(tiles, g.evictions())
 	}
 	if g.c.Backend == cacheaside.BackendRueidis || g.c.Backend == cacheaside.BackendRueidisAside {

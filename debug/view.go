@@ -7,6 +7,8 @@ import (
 	"html/template"
 	"strconv"
 	"time"
+
+	"github.com/cacheaside/cacheaside"
 )
 
 //go:embed page.html
@@ -20,7 +22,7 @@ var pageJS string
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"count":        count,
-	"countInt":     func(n int) string { return count(uint64(max(n, 0))) },
+	"countInt":     countInt,
 	"milliseconds": func(seconds float64) float64 { return seconds * 1e3 },
 	"percent":      func(share float64) string { return percent(&share) },
 	"heat": func(share, most float64) template.HTML {
@@ -86,10 +88,25 @@ func (h *Handler) view(r report) pageView {
 	return v
 }
 
-// Room is how full the cache is, as a picture; nothing if it has no bound.
+// Room is how full this process's part of the cache is, as a picture; nothing if that has no bound.
 func (c card) Room() template.HTML {
-	if c.MaxEntries <= 0 || c.Entries == 0 && c.Backend != "memory" {
+	if c.MaxEntries <= 0 {
 		return ""
 	}
 	return bar("main", float64(c.Entries), float64(c.MaxEntries), "how full it is")
 }
+
+// Holds says how much this process holds of the cache, or who holds it.
+func (c card) Holds() string {
+	switch {
+	case c.Backend == cacheaside.BackendRueidis:
+		return "values are kept in Redis"
+	case c.Backend == cacheaside.BackendNoop:
+		return "nothing is kept"
+	case c.MaxEntries > 0:
+		return countInt(c.Entries) + " entries of " + countInt(c.MaxEntries)
+	}
+	return countInt(c.Entries) + " entries"
+}
+
+func countInt(n int) string { return count(uint64(max(n, 0))) }
