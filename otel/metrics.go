@@ -13,7 +13,15 @@ import (
 // figures are what metrics are made of.
 type figures struct {
 	cacheaside.Stats
-	maxEntries int
+	maxEntries int // not positive if there is no bound, or nothing in this process that it would bound
+}
+
+func figuresOf(c Cache) figures {
+	f, cfg := figures{Stats: c.Stats()}, c.Config()
+	if cfg.Backend == cacheaside.BackendMemory || cfg.Backend == cacheaside.BackendRueidisAside {
+		f.maxEntries = cfg.MaxEntries
+	}
+	return f
 }
 
 // counter is a count of what a cache did.
@@ -157,6 +165,7 @@ func (t *Telemetry) each(visit func(name attribute.KeyValue, f *figures)) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for name, c := range t.caches {
-		visit(cacheName.String(name), &figures{Stats: c.Stats(), maxEntries: c.Config().MaxEntries})
+		f := figuresOf(c)
+		visit(cacheName.String(name), &f)
 	}
 }

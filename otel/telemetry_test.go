@@ -150,10 +150,17 @@ func TestNamesAndUnitsFollowTheConventions(t *testing.T) {
 }
 
 // fake is a Cache whose figures a test sets.
-type fake struct{ stats cacheaside.Stats }
+type fake struct {
+	backend    string
+	maxEntries int
+	stats      cacheaside.Stats
+}
 
-func (f *fake) Config() cacheaside.Config { return cacheaside.Config{Name: "users"} }
-func (f *fake) Stats() cacheaside.Stats   { return f.stats }
+func (f *fake) Config() cacheaside.Config {
+	return cacheaside.Config{Name: "users", Backend: f.backend, MaxEntries: f.maxEntries}
+}
+
+func (f *fake) Stats() cacheaside.Stats { return f.stats }
 
 func TestEveryStatisticIsExported(t *testing.T) {
 	stats := reflect.TypeFor[cacheaside.Stats]()
@@ -171,6 +178,20 @@ func TestEveryStatisticIsExported(t *testing.T) {
 			field.SetUint(7)
 		}
 		require.NotEqual(t, before, r.metrics(), stats.Field(i).Name)
+	}
+}
+
+func TestBoundIsExportedOnlyOfBackendsThatKeepEntriesInTheProcess(t *testing.T) {
+	for backend, kept := range map[string]bool{
+		cacheaside.BackendMemory:       true,
+		cacheaside.BackendRueidisAside: true,
+		cacheaside.BackendRueidis:      false,
+		cacheaside.BackendNoop:         false,
+	} {
+		r := newRig(t, Options{})
+		r.Add(&fake{backend: backend, maxEntries: 100})
+		_, exported := r.metrics()["cacheaside.max_entries cacheaside.cache.name=users"]
+		require.Equal(t, kept, exported, backend)
 	}
 }
 

@@ -14,6 +14,7 @@
 package prometheus
 
 import (
+	"maps"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,8 +44,9 @@ type Collector struct {
 	metrics  []metric
 	duration *prometheus.HistogramVec
 
-	mu     sync.RWMutex
-	caches map[string]Cache // by name
+	mu      sync.RWMutex
+	caches  map[string]Cache    // by name
+	removed map[string]struct{} // names whose fetches are not measured until they are added again
 }
 
 var (
@@ -70,7 +72,8 @@ func New(o Options) *Collector {
 			NativeHistogramMaxBucketNumber:  100,
 			NativeHistogramMinResetDuration: resetAfter,
 		}, []string{"cache", "outcome"}),
-		caches: make(map[string]Cache),
+		caches:  make(map[string]Cache),
+		removed: make(map[string]struct{}),
 	}
 }
 
@@ -81,19 +84,29 @@ func (c *Collector) Add(cache Cache) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.caches[name] = cache
+	delete(c.removed, name)
 }
 
-// Remove stops exporting the cache of this name, and forgets how long its fetches took.
+// Remove stops exporting the cache of this name, and forgets how long its fetches took. Those that end later are
+// not measured, until a cache of this name is added.
 func (c *Collector) Remove(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.caches, name)
+	// A fetch may outlive its cache's Close, and would bring the name back for as long as the process lives. The
+	// names are kept rather than those that were added be asked for: an observer measures without Add too.
+	c.removed[name] = struct{}{}
 	c.duration.DeletePartialMatch(prometheus.Labels{"cache": name})
 }
 
 // Observe measures fetches.
 func (c *Collector) Observe(e cacheaside.Event) {
-	if e.Kind == cacheaside.EventFetch {
+	if e.Kind != cacheaside.EventFetch {
+		return
+	}
+	c.mu.RLock() // until it is measured, so that Remove either comes first or takes it away again
+	defer c.mu.RUnlock()
+	if _, removed := c.removed[e.Cache]; !removed {
 		c.duration.WithLabelValues(e.Cache, e.Outcome()).Observe(e.Duration.Seconds())
 	}
 }
@@ -109,9 +122,10 @@ func (c *Collector) Describe(to chan<- *prometheus.Desc) {
 // Collect is for the registry.
 func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	c.mu.RLock()
-	defer c.mu.RUnlock()
-	for name, cache := range c.caches {
-		figures := figures{Stats: cache.Stats(), maxEntries: cache.Config().MaxEntries}
+	caches := maps.Clone(c.caches) // since whoever reads from the channel must not hold up fetches
+	c.mu.RUnlock()
+	for name, cache := range caches {
+		figures := figuresOf(cache)
 		for _, m := range c.metrics {
 			m.collect(to, name, &figures)
 		}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -60,7 +62,7 @@ cacheaside_fetch_errors_total{cache="users",service="shop"} 1
 # HELP cacheaside_entries Entries that this process holds.
 # TYPE cacheaside_entries gauge
 cacheaside_entries{cache="users",service="shop"} 2
-# HELP cacheaside_max_entries How many entries, or how much weight, this process may hold. Absent: any number.
+# HELP cacheaside_max_entries How many entries, or how much weight, this process may hold. Absent: any number, or the backend keeps none here.
 # TYPE cacheaside_max_entries gauge
 cacheaside_max_entries{cache="users",service="shop"} 100000
 # HELP cacheaside_backend_up 1 if the backend answers, as far as is known; 0 if it is not asked until it answers a probe.
@@ -159,4 +161,69 @@ func TestCachesComeAndGo(t *testing.T) {
 	require.Contains(t, text(t, c), `"users"`)
 	require.NotContains(t, text(t, c), `"nobody"`)
 	require.NotContains(t, text(t, c), "max_entries", "there is no bound")
+}
+
+func TestBoundIsExportedOnlyOfBackendsThatKeepEntriesInTheProcess(t *testing.T) {
+	for backend, kept := range map[string]bool{
+		cacheaside.BackendMemory:       true,
+		cacheaside.BackendRueidisAside: true,
+		cacheaside.BackendRueidis:      false,
+		cacheaside.BackendNoop:         false,
+	} {
+		c := New(Options{})
+		c.Add(asCache{&fake{Config: cacheaside.Config{Name: "users", Backend: backend, MaxEntries: 100}}})
+		require.Equal(t, kept, strings.Contains(text(t, c), "cacheaside_max_entries"), backend)
+	}
+}
+
+func TestFetchThatOutlivesItsCacheDoesNotBringItBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		metrics := New(Options{})
+		open := func() *cacheaside.Client[string] {
+			c, err := cacheaside.NewMemory[string](cacheaside.Config{Name: "late"}, cacheaside.WithObserver(metrics))
+			require.NoError(t, err)
+			metrics.Add(c)
+			return c
+		}
+		first := open()
+		go first.GetWithFetch(t.Context(), "k", time.Hour, func(context.Context, string) (string, error) {
+			<-time.After(time.Second) // whatever its context says
+			return "v", nil
+		})
+		synctest.Wait()
+		require.NoError(t, first.Close())
+		metrics.Remove("late")
+		<-time.After(time.Minute)
+		synctest.Wait()
+		require.NotContains(t, text(t, metrics), `"late"`)
+
+		second := open()
+		defer second.Close()
+		_, err := second.GetWithFetch(t.Context(), "k", time.Hour, func(context.Context, string) (string, error) { return "v", nil })
+		require.NoError(t, err)
+		require.Equal(t, 1, testutil.CollectAndCount(metrics, "cacheaside_fetch_duration_seconds"), "a new cache of the name is measured")
+	})
+}
+
+func TestFetchesAreMeasuredWithoutAdd(t *testing.T) {
+	c := New(Options{})
+	c.Observe(cacheaside.Event{Kind: cacheaside.EventFetch, Cache: "users"})
+	require.Contains(t, text(t, c), `"users"`)
+}
+
+func TestCollectorIsSafeForConcurrentUse(t *testing.T) {
+	c := New(Options{})
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 100 {
+				c.Add(asCache{&fake{Config: cacheaside.Config{Name: "users"}}})
+				c.Observe(cacheaside.Event{Kind: cacheaside.EventFetch, Cache: "users"})
+				testutil.CollectAndCount(c)
+				c.Remove("users")
+			}
+		})
+	}
+	all.Wait()
+	require.NotContains(t, text(t, c), `"users"`)
 }

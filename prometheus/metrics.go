@@ -14,7 +14,15 @@ const resetAfter = time.Hour
 // figures are what metrics are made of.
 type figures struct {
 	cacheaside.Stats
-	maxEntries int
+	maxEntries int // not positive if there is no bound, or nothing in this process that it would bound
+}
+
+func figuresOf(c Cache) figures {
+	f, cfg := figures{Stats: c.Stats()}, c.Config()
+	if cfg.Backend == cacheaside.BackendMemory || cfg.Backend == cacheaside.BackendRueidisAside {
+		f.maxEntries = cfg.MaxEntries
+	}
+	return f
 }
 
 // metric is one metric of each cache, or one for each value of a label.
@@ -76,7 +84,7 @@ func newMetrics(labels prometheus.Labels) []metric {
 		counter("expirations", "Entries removed because they had expired.", func(f *figures) uint64 { return f.Expirations }),
 		counter("invalidations", "Entries of the near cache dropped because they had changed in Redis.", func(f *figures) uint64 { return f.Invalidations }),
 		gauge("entries", "Entries that this process holds.", func(f *figures) float64 { return float64(f.Entries) }, nil),
-		gauge("max_entries", "How many entries, or how much weight, this process may hold. Absent: any number.",
+		gauge("max_entries", "How many entries, or how much weight, this process may hold. Absent: any number, or the backend keeps none here.",
 			func(f *figures) float64 { return float64(f.maxEntries) }, func(f *figures) bool { return f.maxEntries > 0 }),
 		gauge("flights", "Fetches under way, or waiting for another process to fetch.", func(f *figures) float64 { return float64(f.Flights) }, nil),
 		gauge("backend_up", "1 if the backend answers, as far as is known; 0 if it is not asked until it answers a probe.", func(f *figures) float64 {
