@@ -24,6 +24,14 @@ func (c *Client[T]) allowance(used time.Duration) allowance {
 	return allowance{limit: c.cfg.OpTimeout, used: used, several: c.local == SourceNearHit}
 }
 
+// mayLease reports whether one of many flights, whose look-up has taken so long, is still to be leased: what it
+// takes to store the results must be left, or they would be leased and fetched in vain.
+func (a *allowance) mayLease(asked time.Duration) bool {
+	return a.limit == 0 || a.used-asked <= (a.limit-asked)/3
+}
+
+func (a *allowance) isSpent() bool { return a.limit > 0 && a.used >= a.limit }
+
 // outlay is one use of an allowance.
 type outlay struct {
 	of     *allowance

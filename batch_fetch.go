@@ -2,7 +2,9 @@ package cacheaside
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"sync/atomic"
 )
 
 // batch is a fetch of several keys under way. Each key has a flight of its own, which others may join, set,
@@ -195,9 +197,19 @@ func (c *Client[T]) runMany(b *batch[T]) {
 		}
 		now := c.fetched(call, &b.context, err)
 		begun := c.askedAt()
+		var late atomic.Bool
+		defer func() {
+			if late.Load() {
+				_ = c.backendError(errNoTimeForAll) // counted and observed
+			}
+		}()
 		c.concurrently(len(fetching), func(i int) {
 			f := fetching[i]
 			f.allowance.used += c.askedAt().Sub(begun)
+			if i >= maxConcurrent && f.allowance.isSpent() { // the first are sent in any case
+				f.failed = true
+				late.Store(true)
+			}
 			value, ok := values[f.key]
 			switch {
 			case ok:
@@ -213,6 +225,10 @@ func (c *Client[T]) runMany(b *batch[T]) {
 	returned = true
 }
 
+// errNoTimeForAll is told once for a batch of which OpTimeout leaves time to store a part only. The next look-up
+// of the same keys finds that part, and has time for more.
+var errNoTimeForAll = unavailable(fmt.Errorf("a batch is larger than OpTimeout leaves time to store: %w", context.DeadlineExceeded))
+
 // prepareMany prepares the flights of b, and returns those that are to be fetched. To wait for a key that
 // another process fetches would keep the others waiting, and two processes could wait for each other; so
 // such flights go on by themselves.
@@ -222,6 +238,7 @@ func (c *Client[T]) prepareMany(b *batch[T]) (fetching []*flight[T]) {
 	c.concurrently(len(b.flights), func(i int) {
 		f := b.flights[i]
 		f.allowance = c.allowance(f.asked + c.askedAt().Sub(begun)) // it has waited for its turn
+		f.failed = f.failed || !f.allowance.mayLease(f.asked)
 		states[i] = c.prepare(f, false)
 	})
 	for i, f := range b.flights {

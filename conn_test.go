@@ -574,3 +574,35 @@ func TestManyKeysPayOneOpTimeoutForAFrozenServer(t *testing.T) {
 		}
 	})
 }
+
+// There is no time to store all of a large batch within OpTimeout. What there is time for is stored, and the
+// next look-up goes on from there.
+func TestALargeBatchIsStoredInParts(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		const many = 30 * maxConcurrent
+		server := redistest.Start(t)
+		proxy := redistest.NewProxy(t, server.Addr())
+		c := openOn(t, server, proxy.Addr(), backend, 400*time.Millisecond)
+		keys := make([]string, many)
+		for i := range keys {
+			keys[i] = strconv.Itoa(i)
+		}
+		proxy.Delay(20 * time.Millisecond)
+		s := new(manySource)
+		asked := func() int {
+			before := len(s.asked())
+			errs := c.Stats().BackendErrors
+			got, err := c.GetManyWithFetch(t.Context(), keys, time.Hour, s.get)
+			require.NoError(t, err)
+			require.Len(t, got, many)
+			require.LessOrEqual(t, c.Stats().BackendErrors-errs, uint64(2*maxConcurrent), "what there is no time for is not tried")
+			n := 0
+			for _, call := range s.asked()[before:] {
+				n += len(call)
+			}
+			return n
+		}
+		require.Equal(t, many, asked())
+		require.Eventually(t, func() bool { return asked() == 0 }, healing, time.Millisecond)
+	})
+}

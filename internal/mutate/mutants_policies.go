@@ -98,4 +98,16 @@ var policyMutants = []mutant{
 		edits:   change("batch.go", "cause != nil && c.down()", "cause != nil && false"),
 		run:     "TestManyKeysPayOneOpTimeoutForAFrozenServer",
 	},
+	{
+		name:    "large-batch-is-leased-whole",
+		promise: "G11",
+		edits:   change("batch_fetch.go", "f.failed || !f.allowance.mayLease(f.asked)", "f.failed"),
+		run:     "TestALargeBatchIsStoredInParts/rueidis-aside",
+	},
+	{
+		name:    "large-batch-is-stored-whole",
+		promise: "G11",
+		edits:   change("batch_fetch.go", "if i >= maxConcurrent && f.allowance.isSpent() {", "if i >= maxConcurrent && false {"),
+		run:     "TestALargeBatchIsStoredInParts/rueidis$",
+	},
 }
