@@ -1,7 +1,9 @@
 package cachetest
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -16,6 +18,9 @@ import (
 type Fake[T any] struct {
 	kept *cacheaside.Client[T] // while all is well
 	bare *cacheaside.Client[T] // without a backend: nothing is kept, and fetches are shared
+
+	closing sync.Once
+	closed  chan struct{} // lets the calls go that Slow holds
 
 	mu    sync.Mutex
 	down  error
@@ -45,16 +50,20 @@ func NewFake[T any](cfg cacheaside.Config, opts ...cacheaside.Option) (*Fake[T],
 		_ = kept.Close() // always nil
 		return nil, err
 	}
-	return &Fake[T]{kept: kept, bare: bare}, nil
+	return &Fake[T]{kept: kept, bare: bare, closed: make(chan struct{})}, nil
 }
 
 // Fail makes the fake behave as a cache whose backend is down, until Recover: Get, Set, Delete and Health
 // return an error that matches [cacheaside.ErrUnavailable] and cause, and GetWithFetch fetches each time.
-// What was kept is there again after Recover.
+// A nil cause is left out. What every cache refuses, up or down, gets its own error still: a ttl of zero, or any
+// call after Close. What was kept is there again after Recover.
 func (f *Fake[T]) Fail(cause error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.down = fmt.Errorf("%w: %w", cacheaside.ErrUnavailable, cause)
+	f.down = cacheaside.ErrUnavailable
+	if cause != nil {
+		f.down = fmt.Errorf("%w: %w", cacheaside.ErrUnavailable, cause)
+	}
 }
 
 // Recover ends what Fail began.
@@ -64,7 +73,7 @@ func (f *Fake[T]) Recover() {
 	f.down = nil
 }
 
-// Slow makes every call take d longer, or until its context ends. Zero makes them prompt again.
+// Slow makes every call take d longer, or until its context ends or the fake is closed. Zero makes them prompt again.
 func (f *Fake[T]) Slow(d time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -86,74 +95,78 @@ func (f *Fake[T]) Stats() cacheaside.Stats { return f.kept.Stats() }
 
 // Get is [cacheaside.Client.Get].
 func (f *Fake[T]) Get(ctx context.Context, key string) (value T, err error) {
-	if err := f.begin(ctx, "Get", key); err != nil {
+	c, down, err := f.begin(ctx, "Get", key)
+	if err != nil {
 		return value, err
 	}
-	return f.kept.Get(ctx, key)
+	value, err = c.Get(ctx, key)
+	if down != nil && errors.Is(err, cacheaside.ErrMiss) {
+		err = down
+	}
+	return value, err
 }
 
 // Set is [cacheaside.Client.Set].
 func (f *Fake[T]) Set(ctx context.Context, key string, value T, ttl time.Duration) error {
-	if err := f.begin(ctx, "Set", key); err != nil {
+	c, down, err := f.begin(ctx, "Set", key)
+	if err != nil {
 		return err
 	}
-	return f.kept.Set(ctx, key, value, ttl)
+	return cmp.Or(c.Set(ctx, key, value, ttl), down)
 }
 
 // Delete is [cacheaside.Client.Delete].
 func (f *Fake[T]) Delete(ctx context.Context, key string) error {
-	if err := f.begin(ctx, "Delete", key); err != nil {
+	c, down, err := f.begin(ctx, "Delete", key)
+	if err != nil {
 		return err
 	}
-	return f.kept.Delete(ctx, key)
+	return cmp.Or(c.Delete(ctx, key), down)
 }
 
 // GetWithFetch is [cacheaside.Client.GetWithFetch].
 func (f *Fake[T]) GetWithFetch(ctx context.Context, key string, ttl time.Duration, fetch cacheaside.FetchFunc[T]) (value T, err error) {
-	down := f.note("GetWithFetch", key)
-	if err := f.wait(ctx); err != nil {
+	c, _, err := f.begin(ctx, "GetWithFetch", key)
+	if err != nil {
 		return value, err
 	}
-	if down != nil {
-		return f.bare.GetWithFetch(ctx, key, ttl, fetch)
-	}
-	return f.kept.GetWithFetch(ctx, key, ttl, fetch)
+	return c.GetWithFetch(ctx, key, ttl, fetch)
 }
 
 // Health is [cacheaside.Client.Health].
 func (f *Fake[T]) Health(ctx context.Context) error {
-	if err := f.begin(ctx, "Health", ""); err != nil {
+	c, down, err := f.begin(ctx, "Health", "")
+	if err != nil {
 		return err
 	}
-	return f.kept.Health(ctx)
+	return cmp.Or(c.Health(ctx), down)
 }
 
 // Close is [cacheaside.Client.Close].
 func (f *Fake[T]) Close() error {
+	f.closing.Do(func() { close(f.closed) })
 	_ = f.bare.Close() // always nil
 	return f.kept.Close()
 }
 
-// begin notes a call, makes it take its time, and returns the error of a backend that is down.
-func (f *Fake[T]) begin(ctx context.Context, method, key string) error {
-	down := f.note(method, key)
-	if err := f.wait(ctx); err != nil {
-		return err
-	}
-	return down
+// begin notes a call, makes it take its time, and returns the cache that answers it. If the backend is down that
+// is the bare one, which knows what every cache refuses, and down is what the call returns unless it is refused.
+func (f *Fake[T]) begin(ctx context.Context, method, key string) (c *cacheaside.Client[T], down, err error) {
+	c, delay, down := f.note(method, key)
+	return c, down, f.wait(ctx, delay)
 }
 
-func (f *Fake[T]) note(method, key string) (down error) {
+func (f *Fake[T]) note(method, key string) (c *cacheaside.Client[T], delay time.Duration, down error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls = append(f.calls, Call{method, key})
-	return f.down
+	if f.down != nil {
+		return f.bare, f.delay, f.down
+	}
+	return f.kept, f.delay, nil
 }
 
-func (f *Fake[T]) wait(ctx context.Context) error {
-	f.mu.Lock()
-	delay := f.delay
-	f.mu.Unlock()
+func (f *Fake[T]) wait(ctx context.Context, delay time.Duration) error {
 	if delay <= 0 {
 		return nil
 	}
@@ -162,6 +175,8 @@ func (f *Fake[T]) wait(ctx context.Context) error {
 	select {
 	case <-t.C:
 		return nil
+	case <-f.closed:
+		return cacheaside.ErrClosed
 	case <-ctx.Done():
 		return ctx.Err()
 	}
