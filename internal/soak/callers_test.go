@@ -122,8 +122,11 @@ func (m *member) lookUp(key string, promised func(error) bool, get func(context.
 	floor, begun := m.floors[key].Load(), time.Now()
 	r, err := get(ctx, key)
 	m.ended(ctx, "look-up", begun, err, promised)
-	if err == nil {
+	switch {
+	case err == nil:
 		m.judge(key, r, floor, begun)
+	case errors.Is(err, cacheaside.ErrNotFound):
+		m.judgeNone(key, floor, begun)
 	}
 }
 
@@ -140,30 +143,13 @@ func (m *member) lookUpMany() {
 	found, err := m.cache.GetManyWithFetch(ctx, keys, ttl, m.source.fetchMany)
 	m.ended(ctx, "batch", begun, err, isFetchError)
 	for i, key := range keys {
-		if r, ok := found[key]; ok {
+		switch r, ok := found[key]; {
+		case ok:
 			m.judge(key, r, floors[i], begun)
+		case err == nil: // else nothing is said about the keys that are not there
+			m.judgeNone(key, floors[i], begun)
 		}
 	}
-}
-
-// judge says whether a look-up that began then may have returned r.
-func (m *member) judge(key string, r record, floor int64, begun time.Time) {
-	if r.Key != key {
-		m.breach("%s got the value of %s", key, r.Key)
-		return
-	}
-	age, err := m.source.rows[key].age(r.Version, begun)
-	switch {
-	case err != nil:
-		m.breach("%s: %v", key, err)
-	case age > oldestAllowed:
-		m.breach("%s got version %d, outdated for %v", key, r.Version, age)
-	case m.reads && int64(r.Version) < floor:
-		m.breach("%s got version %d after version %d had been written here", key, r.Version, floor)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.oldest = max(m.oldest, age)
 }
 
 // write raises a key's version in the source, and tells the cache, in one of the ways that there are.
@@ -182,7 +168,7 @@ func (m *member) write(key string) {
 		case 1:
 			version = row.raise()
 			if !isGone(version) {
-				return m.cache.Set(ctx, key, record{key, version}, ttl)
+				return m.set(ctx, row, record{key, version})
 			}
 		default:
 			version = row.raise()
@@ -194,6 +180,16 @@ func (m *member) write(key string) {
 	}
 }
 
+// set tells the cache of a new version. A Set that fails may still be on its way, and may come after a later
+// write that another process has made meanwhile: nobody promises anything else, so the row remembers it.
+func (m *member) set(ctx context.Context, row *row, r record) error {
+	err := m.cache.Set(ctx, r.Key, r, ttl)
+	if err != nil {
+		row.doubt(r.Version)
+	}
+	return err
+}
+
 // note makes a call that returns nothing but an error.
 func (m *member) note(what string, call func(context.Context) error, promised func(error) bool) error {
 	ctx, cancel := patience()
@@ -203,40 +199,3 @@ func (m *member) note(what string, call func(context.Context) error, promised fu
 	m.ended(ctx, what, begun, err, promised)
 	return err
 }
-
-// ended judges how a call ended.
-func (m *member) ended(ctx context.Context, what string, begun time.Time, err error, promised func(error) bool) {
-	took := time.Since(begun)
-	if took > longestAllowed {
-		m.breach("a %s took %v", what, took)
-	}
-	gone := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
-	switch {
-	case err == nil:
-		m.count(what, took)
-	case gone && endedBefore(ctx):
-		m.count(what+" left", took)
-	case promised(err):
-		m.count(what+" failed", took)
-	default:
-		m.breach("a %s returned %v", what, err)
-	}
-}
-
-// endedBefore reports whether ctx has ended by now; its timer may be late.
-func endedBefore(ctx context.Context) bool {
-	deadline, ok := ctx.Deadline()
-	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
-}
-
-func isFetchError(err error) bool {
-	var panicked *cacheaside.PanicError
-	return errors.Is(err, errSource) || errors.Is(err, cacheaside.ErrNotFound) || errors.Is(err, cacheaside.ErrFetchTimeout) ||
-		errors.Is(err, cacheaside.ErrGoexit) || errors.As(err, &panicked)
-}
-
-func isGetError(err error) bool {
-	return errors.Is(err, cacheaside.ErrMiss) || errors.Is(err, cacheaside.ErrNotFound) || errors.Is(err, cacheaside.ErrUnavailable)
-}
-
-func isWriteError(err error) bool { return errors.Is(err, cacheaside.ErrUnavailable) }

@@ -22,16 +22,25 @@ var soakFor = flag.Duration("soak.for", 4*time.Second, "for how long TestSoak ca
 
 const (
 	ttl          = 1500 * time.Millisecond
+	negativeTTL  = 200 * time.Millisecond
+	staleIfError = time.Second
 	fetchTimeout = 300 * time.Millisecond
+	opTimeout    = 100 * time.Millisecond
 	maxEntries   = 60
 	keys         = 200
 	callers      = 12 // of each member
 
 	longestFault = 2500 * time.Millisecond // longer than it takes to find a silent connection dead
 
-	// oldestAllowed is for how long a returned value may have been outdated: a write whose removal failed
-	// leaves the old one for its ttl, and longer as a stale value. The rest is for a loaded machine.
-	oldestAllowed = ttl + time.Second + fetchTimeout + 3*time.Second
+	// late is how long what was sent to a cache may be on its way, and the second that a loaded machine adds.
+	late = opTimeout + longestFault + time.Second
+
+	// oldestAllowed is for how long a returned value may have been outdated: one that came late, or whose
+	// removal failed, is there for its ttl, and longer as a stale value.
+	oldestAllowed = fetchTimeout + late + ttl + staleIfError
+
+	// oldestNone is the same for "there is nothing", which is never given out as stale.
+	oldestNone = fetchTimeout + late + negativeTTL
 
 	// longestAllowed is what counts as being kept waiting.
 	longestAllowed = 10 * time.Second
@@ -43,9 +52,9 @@ const (
 // settings has every policy at work.
 func settings(cfg cacheaside.Config) cacheaside.Config {
 	cfg.MaxEntries = maxEntries
-	cfg.FetchTimeout, cfg.OpTimeout, cfg.LeaseTTL = fetchTimeout, 100*time.Millisecond, 500*time.Millisecond
-	cfg.StaleFor, cfg.StaleIfError, cfg.SoftTimeout = 300*time.Millisecond, time.Second, 20*time.Millisecond
-	cfg.NegativeTTL, cfg.ErrorCooldown = 200*time.Millisecond, 5*time.Millisecond
+	cfg.FetchTimeout, cfg.OpTimeout, cfg.LeaseTTL = fetchTimeout, opTimeout, 500*time.Millisecond
+	cfg.StaleFor, cfg.StaleIfError, cfg.SoftTimeout = 300*time.Millisecond, staleIfError, 20*time.Millisecond
+	cfg.NegativeTTL, cfg.ErrorCooldown = negativeTTL, 5*time.Millisecond
 	cfg.RefreshAhead, cfg.Jitter = 0.7, 0.2
 	cfg.ReapInterval = 200 * time.Millisecond
 	return cfg
@@ -121,10 +130,15 @@ func heal(t *testing.T, where *site, members []*member) {
 }
 
 // hasNewest reports whether a look-up of key returns what was the newest version when it began, or a newer one.
+// That there is nothing is what a version says, too.
 func (m *member) hasNewest(ctx context.Context, key string) bool {
-	version := m.source.rows[key].newest()
+	row := m.source.rows[key]
+	version := row.newest()
 	r, err := m.cache.GetWithFetch(ctx, key, ttl, m.source.fetch)
-	return err == nil && r.Version >= version || errors.Is(err, cacheaside.ErrNotFound)
+	if errors.Is(err, cacheaside.ErrNotFound) {
+		return row.wasGone(version, time.Time{})
+	}
+	return err == nil && r.Version >= version
 }
 
 // report prints what happened, and the verdict.

@@ -33,14 +33,15 @@ type row struct {
 	writing sync.Mutex // held while a version is written to the source and the cache, so that they come in order
 
 	mu       sync.Mutex
-	replaced []time.Time // by version: when the next one came; the newest is missing
+	replaced []time.Time  // by version: when the next one came; the newest is missing
+	doubtful map[int]bool // the versions whose Set has failed, and may still reach a cache
 }
 
 func newSource(keys int) *source {
 	s := &source{rows: make(map[string]*row)}
 	for i := range keys {
 		key := "key:" + strconv.Itoa(i)
-		s.keys, s.rows[key] = append(s.keys, key), new(row)
+		s.keys, s.rows[key] = append(s.keys, key), &row{doubtful: make(map[int]bool)}
 	}
 	return s
 }
@@ -70,6 +71,36 @@ func (r *row) age(version int, at time.Time) (time.Duration, error) {
 		return 0, nil
 	}
 	return max(0, at.Sub(r.replaced[version])), nil
+}
+
+// doubt notes that a Set of a version has failed. It is called before another version can be written.
+func (r *row) doubt(version int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.doubtful[version] = true
+}
+
+// isDoubtful reports whether a version may come to a cache after one that is newer.
+func (r *row) isDoubtful(version int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.doubtful[version]
+}
+
+// wasGone reports whether some version from oldest on that was the newest at a time since then, until now, says
+// that there is nothing.
+func (r *row) wasGone(oldest int, since time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for version := len(r.replaced); version >= oldest; version-- {
+		if version < len(r.replaced) && r.replaced[version].Before(since) {
+			return false
+		}
+		if isGone(version) {
+			return true
+		}
+	}
+	return false
 }
 
 // isGone reports whether a version says that there is nothing.
