@@ -63,7 +63,8 @@ func (c *Client[T]) DeleteMany(ctx context.Context, keys []string) error {
 //
 // A key that the source does not have is absent from the result, without an error, and is remembered for
 // [Config.NegativeTTL]. If some keys fail, the result holds the others, and the error says how many failed
-// and why; it matches the causes.
+// and why; it matches the causes. Of a batch that is too large to be stored within [Config.OpTimeout] a part is
+// stored, and more by the next look-up.
 func (c *Client[T]) GetManyWithFetch(ctx context.Context, keys []string, ttl time.Duration, fetch FetchManyFunc[T]) (map[string]T, error) {
 	m, err := c.newMany(ctx, keys)
 	if err != nil {

@@ -93,7 +93,7 @@ type Config struct {
 	Jitter float64 `json:"jitter,omitempty" yaml:"jitter"`
 
 	// ErrorCooldown is how long after a failed fetch its error, wrapped, is given to further callers of the
-	// key instead of asking the source again. Defaults to zero: not at all.
+	// key instead of asking the source again. A write of the key ends it. Defaults to zero: not at all.
 	ErrorCooldown time.Duration `json:"error_cooldown,omitempty" yaml:"error_cooldown"`
 
 	// MaxValueBytes bounds a value in Redis, before it is sent and before it is decoded: what the codec
