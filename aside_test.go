@@ -290,3 +290,14 @@ func TestOwnWritesAreReadThoughRedisNeverTellsOfThem(t *testing.T) {
 	}
 	require.Positive(t, c.Stats().NearHits)
 }
+
+func TestANearCopyThatCannotBeWeighedIsDropped(t *testing.T) {
+	s := redistest.Start(t)
+	weigh := WithWeigher(func(string, string) int { panic("no scales") })
+	c := openAside[string](t, asideConfig(t, s, BackendRueidisAside), weigh)
+	require.NoError(t, c.Set(t.Context(), key, "v", time.Minute))
+	v, err := c.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.Equal(t, "v", v)
+	require.Eventually(t, func() bool { return c.Stats().Unstorable > 0 && c.store.peek(key) == nil }, healing, time.Millisecond)
+}
