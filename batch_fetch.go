@@ -15,6 +15,8 @@ type batch[T any] struct {
 	fetch      FetchManyFunc[T]
 	gone       error // what a key that the source leaves out gets
 	background bool  // nobody waits for it
+
+	late atomic.Bool // for some of its keys there is no time to store them
 }
 
 // joinMany is join for several keys. Those that have no flight are started, as one batch, and the second
@@ -197,9 +199,8 @@ func (c *Client[T]) runMany(b *batch[T]) {
 		}
 		now := c.fetched(call, &b.context, err)
 		begun := c.askedAt()
-		var late atomic.Bool
 		defer func() {
-			if late.Load() {
+			if b.late.Load() {
 				_ = c.backendError(errNoTimeForAll) // counted and observed
 			}
 		}()
@@ -207,8 +208,7 @@ func (c *Client[T]) runMany(b *batch[T]) {
 			f := fetching[i]
 			f.allowance.used += c.askedAt().Sub(begun)
 			if i >= maxConcurrent && f.allowance.isSpent() { // the first are sent in any case
-				f.failed = true
-				late.Store(true)
+				b.leaveUnstored(f)
 			}
 			value, ok := values[f.key]
 			switch {
@@ -229,6 +229,12 @@ func (c *Client[T]) runMany(b *batch[T]) {
 // of the same keys finds that part, and has time for more.
 var errNoTimeForAll = unavailable(fmt.Errorf("a batch is larger than OpTimeout leaves time to store: %w", context.DeadlineExceeded))
 
+// leaveUnstored makes f one whose result is given out, and not stored for want of time.
+func (b *batch[T]) leaveUnstored(f *flight[T]) {
+	f.failed = true
+	b.late.Store(true)
+}
+
 // prepareMany prepares the flights of b, and returns those that are to be fetched. To wait for a key that
 // another process fetches would keep the others waiting, and two processes could wait for each other; so
 // such flights go on by themselves.
@@ -238,7 +244,9 @@ func (c *Client[T]) prepareMany(b *batch[T]) (fetching []*flight[T]) {
 	c.concurrently(len(b.flights), func(i int) {
 		f := b.flights[i]
 		f.allowance = c.allowance(f.asked + c.askedAt().Sub(begun)) // it has waited for its turn
-		f.failed = f.failed || !f.allowance.mayLease(f.asked)
+		if !f.failed && !f.allowance.mayLease(f.asked) {
+			b.leaveUnstored(f)
+		}
 		states[i] = c.prepare(f, false)
 	})
 	for i, f := range b.flights {

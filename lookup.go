@@ -69,7 +69,7 @@ type request[T any] struct {
 	fetch FetchFunc[T]
 
 	found  found[T] // by the caller's look-up: a stale entry, or nothing
-	failed bool     // the backend did not answer that look-up
+	failed bool     // the backend did not answer that look-up, or there is no time left for it: nothing is stored
 	ended  uint64   // how many flights had ended before it
 
 	asked time.Duration // how long the backend took for it

@@ -51,7 +51,7 @@ const (
 	EventJoined                                  // a look-up waits for a fetch that another had started
 	EventFetch                                   // a fetch returned, or its time was over; Duration, Background, and Err if it failed
 	EventDiscarded                               // a fetched value was not stored: the key was set or deleted meanwhile
-	EventUnstorable                              // a fetched value could not be encoded, or was too large; Err
+	EventUnstorable                              // a fetched value could not be encoded, or was too large, or a near copy not weighed; Err
 	EventEvicted                                 // an entry was dropped for want of room
 	EventInvalidated                             // a key that this process kept was changed by another, or expired in Redis
 	EventBackendError                            // the backend did not answer, or refused; Err

@@ -25,7 +25,7 @@ type Stats struct {
 	Refreshes        uint64 // those of Fetches that were begun in the background
 	RefreshesRefused uint64 // refreshes left out because too many were under way
 	Discarded        uint64 // fetched values not stored because of a Delete or Set meanwhile
-	Unstorable       uint64 // fetched values not stored because they could not be encoded or were too large
+	Unstorable       uint64 // fetched values not stored because they could not be encoded or were too large, and near copies that could not be weighed
 	BackendErrors    uint64 // operations that the backend did not answer, or refused
 	WriteErrors      uint64 // those of BackendErrors that were a Set, Delete or Clear
 

@@ -101,7 +101,7 @@ var policyMutants = []mutant{
 	{
 		name:    "large-batch-is-leased-whole",
 		promise: "G11",
-		edits:   change("batch_fetch.go", "f.failed || !f.allowance.mayLease(f.asked)", "f.failed"),
+		edits:   change("batch_fetch.go", "!f.failed && !f.allowance.mayLease(f.asked)", "false"),
 		run:     "TestALargeBatchIsStoredInParts/rueidis-aside",
 	},
 	{
