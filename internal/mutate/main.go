@@ -1,7 +1,7 @@
 // Command mutate breaks the library on purpose, in every way on its list, and sees whether the tests
 // notice. A promise whose breach no test notices is one that nobody keeps.
 //
-//	go run ./internal/mutate [-list] [-only pattern] [-v] [-jobs n] [-timeout d] [-race]
+//	go run ./internal/mutate [-list | -check] [-only pattern] [-v] [-jobs n] [-timeout d] [-race]
 //
 // It changes no file of the module. It exits with 1 if a mutant survives, or if one could not be tried: if
 // what it changes does not stand in the code, once, or if it does not compile.
@@ -27,6 +27,7 @@ import (
 
 func main() {
 	list := flag.Bool("list", false, "list the mutants and end")
+	check := flag.Bool("check", false, "see whether what the mutants change stands in the code, without trying them, and end")
 	only := flag.String("only", "", "try those only whose name matches this regular expression")
 	verbose := flag.Bool("v", false, "show what the tests said of each mutant")
 	race := flag.Bool("race", false, "compile the tests with the race detector")
@@ -46,6 +47,8 @@ func main() {
 		for _, m := range chosen {
 			fmt.Fprintf(g.out, "%-14s %-36s %s\n", m.promise, m.name, m.run)
 		}
+	case *check:
+		_, err = (&laboratory{root: "."}).mutate(chosen)
 	default:
 		err = g.run(ctx, chosen)
 	}
