@@ -20,7 +20,7 @@ type aside[T any] struct {
 	lease time.Duration // LeaseTTL
 
 	weigh     func(key string, value T) int // nil: every entry weighs 1
-	unweighed func(error)                   // called when weigh has panicked
+	unweighed func(error)                   // called when weigh has failed
 
 	keepsStale bool // entries are replaced in place: they are given out when stale, or refreshed ahead
 
@@ -60,11 +60,11 @@ type change struct {
 	waiters int           // those who watch it
 }
 
-func newAside[T any](r remote[T], hub *nearHub, cfg Config, told, evicted func()) (*aside[T], error) {
-	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, lease: cfg.LeaseTTL, told: told}
+func newAside[T any](r remote[T], hub *nearHub, cfg Config, weigh func(string, T) int, told, evicted func()) (*aside[T], error) {
+	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, lease: cfg.LeaseTTL, weigh: weigh, told: told}
 	a.keepsStale = keepsStale(cfg)
 	until := func(n *nearEntry[T]) int64 { return n.until }
-	a.near = newExpiring(cfg.MaxEntries, cfg.ReapInterval, a.clock, until, evicted)
+	a.near = newExpiring(cfg.MaxEntries, weigh != nil, cfg.ReapInterval, a.clock, until, evicted)
 	for i := range a.shards {
 		a.shards[i].reading = make(map[string]*nearRead)
 		a.shards[i].changes = make(map[string]*change)

@@ -190,22 +190,20 @@ func (a *aside[T]) weighNear(key string) {
 	if n == nil {
 		return
 	}
-	same := func(current *nearEntry[T]) bool { return current == n }
-	weighed := false
-	defer func() { // after a panic too, which nobody else would recover
-		if !weighed {
-			a.near.DeleteIf(key, same)
-			a.unweighed(abnormal(recover()))
-		}
-	}()
 	data, e := n.raw.Load(), n.decoded.Load()
 	if e == nil {
 		e = a.decodeNear(n, key)
 	}
-	if e != nil {
-		a.replaceNear(key, n, data, e, weightOf(a.weigh, key, e))
+	if e == nil {
+		return
 	}
-	weighed = true
+	weight, err := weightOf(a.weigh, key, e)
+	if err != nil {
+		a.near.DeleteIf(key, func(current *nearEntry[T]) bool { return current == n })
+		a.unweighed(err)
+		return
+	}
+	a.replaceNear(key, n, data, e, weight)
 }
 
 // replaceNear puts the near copy n in its own place again with another weight, unless it is gone.

@@ -221,13 +221,16 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, weigh func(string
 	if codec == nil {
 		codec = JSONCodec[T]()
 	}
-	evicted := func() { c.observe(Event{Kind: EventEvicted}) }
+	evicted := func() { c.evictions.Add(1) }
 	switch c.cfg.Backend {
 	case BackendNoop:
 		c.store, c.instant = noop[T]{}, true
 		return nil
 	case BackendMemory:
 		c.store, c.instant = newMemory(c.cfg, c.clock, weigh, evicted), true
+		if weigh != nil {
+			c.weigh = func(key string, e *entry[T]) (uint32, error) { return weightOf(weigh, key, e) }
+		}
 		return nil
 	}
 	c.spread, c.down = true, b.conn.breaker.isDown
@@ -244,11 +247,11 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, weigh func(string
 		return err
 	}
 	c.local = SourceNearHit
-	a, err := newAside(r, b.hub, c.cfg, c.invalidated, evicted)
+	a, err := newAside(r, b.hub, c.cfg, weigh, c.invalidated, evicted)
 	if err != nil {
 		return err
 	}
-	a.weigh, a.unweighed = weigh, func(err error) {
+	a.unweighed = func(err error) {
 		c.stats.unstorable.Add(1)
 		c.observe(Event{Kind: EventUnstorable, Err: err})
 	}

@@ -278,6 +278,7 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 	}
 	begun := c.askedAt()
 	replies := c.store.lookupMany(ctx, ask)
+	c.tellEvictions()
 	asked := c.askedAt().Sub(begun)
 	c.countFailed(replies)
 	for i, at := range missing {

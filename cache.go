@@ -44,7 +44,8 @@ type Client[T any] struct {
 	window  int64  // how long past its freshness an entry is kept, for StaleFor and StaleIfError
 	local   Source // what a hit in peek is: SourceHit, or SourceNearHit
 	clone   func(T) T
-	sure    atomic.Int64 // what surelyFresh takes off a deadline; see setSure
+	weigh   func(key string, e *entry[T]) (uint32, error) // nil, but in memory with a weigher
+	sure    atomic.Int64                                  // what surelyFresh takes off a deadline; see setSure
 	opts    options
 	gone    error       // what a remembered "not found" returns, and a key that a batch's source leaves out
 	instant bool        // the store is in this process altogether: what peek does not find is not there
@@ -52,6 +53,7 @@ type Client[T any] struct {
 	spread  bool        // several processes refresh the same entries, and should not do it together
 
 	watchers  watchers
+	evictions atomic.Int64 // that no observer has been told of yet
 	stats     counters
 	refreshes chan struct{} // holds one element a refresh under way
 	chores    *chores
@@ -107,7 +109,8 @@ func (c *Client[T]) GetWithFetch(ctx context.Context, key string, ttl time.Durat
 // Set keeps value under key for ttl, which must be more than zero ([ErrInvalidTTL]); it is honoured to the
 // millisecond, rounded up. It voids a fetch of key that is under way: that one is returned to those who
 // wait for it, but not kept. It returns [ErrInvalidValue] for a value that cannot be encoded or is too
-// large, and [ErrUnavailable] if the backend does not answer; then value may have been kept or not.
+// large, and then removes what was there: an older value must not outlive the newer one. It returns
+// [ErrUnavailable] if the backend does not answer; then value may have been kept or not.
 func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Duration) (err error) {
 	if err := c.check(ctx, key); err != nil {
 		return err
@@ -120,7 +123,21 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	if err != nil {
 		return err
 	}
-	return c.writeError(c.store.set(ctx, key, c.entry(c.own(value), ttl, c.clock.now(), 0)))
+	err = c.writeError(c.store.set(ctx, key, c.entry(c.own(value), ttl, c.clock.now(), 0)))
+	c.tellEvictions()
+	if err != nil && errors.Is(err, ErrInvalidValue) {
+		return c.removeRefused(ctx, key, err)
+	}
+	return err
+}
+
+// removeRefused removes the entry of key that a Set, which ended with why, was to replace by a value that
+// cannot be kept.
+func (c *Client[T]) removeRefused(ctx context.Context, key string, why error) error {
+	if err := c.writeError(c.store.delete(ctx, key)); err != nil {
+		return errors.Join(why, err)
+	}
+	return why
 }
 
 // Delete removes what is cached under key. After it has returned nil, no call of this process returns what
@@ -289,6 +306,7 @@ func (c *Client[T]) find(ctx context.Context, key string, kept *entry[T]) (found
 		return found[T]{state: absent}, err
 	}
 	e, err := c.store.lookup(ctx, key)
+	c.tellEvictions()
 	if err != nil {
 		return found[T]{state: absent}, c.backendError(err)
 	}

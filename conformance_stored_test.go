@@ -283,7 +283,12 @@ func checkOversized(e *env) {
 	require.ErrorIs(e, err, ErrInvalidValue)
 	require.NotErrorIs(e, err, ErrUnavailable)
 	require.ErrorContains(e, err, "1001")
-	require.NoError(e, c.Delete(e.Context(), key))
+	_, err = c.Get(e.Context(), key)
+	require.Equal(e, ErrMiss, err, "an older value does not outlive the newer one")
+	require.NoError(e, c.Set(e.Context(), key, fits, time.Minute))
+	require.ErrorIs(e, c.SetMany(e.Context(), map[string]string{key: over}, time.Minute), ErrInvalidValue)
+	_, err = c.Get(e.Context(), key)
+	require.Equal(e, ErrMiss, err)
 	for i := range 2 {
 		s := serve(over)
 		v, err = c.GetWithFetch(e.Context(), key, time.Minute, s.fetch)

@@ -13,18 +13,21 @@ import (
 // removes in small steps what has expired without anybody asking for it.
 type expiring[V any] struct {
 	*table.Map[V]
+	most        int // by weight
 	clock       *clock
 	reaper      *reaper     // nil: expired values stay until they are asked for
 	reaping     atomic.Bool // the reaper is awake, or being woken
 	expirations atomic.Uint64
 }
 
-// newExpiring returns a table that holds up to most (zero or less: any number) by weight. deadline tells
-// when a value expires, on the clock; evicted is called when one is dropped for want of room.
-func newExpiring[V any](most int, interval time.Duration, c *clock, deadline func(*V) int64, evicted func()) *expiring[V] {
-	t := &expiring[V]{clock: c}
+// newExpiring returns a table that holds up to most (zero or less: any number), by weight if weighted.
+// deadline tells when a value expires, on the clock; evicted is called when one is dropped for want of
+// room, possibly under locks.
+func newExpiring[V any](most int, weighted bool, interval time.Duration, c *clock, deadline func(*V) int64, evicted func()) *expiring[V] {
+	t := &expiring[V]{most: most, clock: c}
 	t.Map = table.New(table.Options[V]{
 		Capacity: int64(max(most, 0)),
+		Weighted: weighted,
 		Deadline: func(v *V) int64 {
 			if d := deadline(v); d < never {
 				return d

@@ -310,10 +310,18 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 	}()
 	ctx, outlay := f.allowance.begin(context.Background()) // the flight's end does not cut it short
 	defer outlay.end()
-	_, err := c.flights.fill(ctx, f, func(ctx context.Context) (err error) {
-		stored, err = c.store.fill(ctx, f.key, f.held(), e, took)
-		return err
-	})
+	held := f.held()
+	var err error
+	if c.weigh != nil {
+		held.weight, err = c.weigh(f.key, &e)
+	}
+	if err == nil {
+		_, err = c.flights.fill(ctx, f, func(ctx context.Context) (err error) {
+			stored, err = c.store.fill(ctx, f.key, held, e, took)
+			return err
+		})
+	}
+	c.tellEvictions()
 	switch {
 	case stored:
 		return

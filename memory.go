@@ -23,7 +23,7 @@ var _ store[struct{}] = (*memory[struct{}])(nil)
 func newMemory[T any](cfg Config, c *clock, weigh func(string, T) int, evicted func()) *memory[T] {
 	deadline := func(e *entry[T]) int64 { return e.deadline }
 	return &memory[T]{
-		expiring: newExpiring(cfg.MaxEntries, cfg.ReapInterval, c, deadline, evicted),
+		expiring: newExpiring(cfg.MaxEntries, weigh != nil, cfg.ReapInterval, c, deadline, evicted),
 		weigh:    weigh,
 	}
 }
@@ -31,17 +31,19 @@ func newMemory[T any](cfg Config, c *clock, weigh func(string, T) int, evicted f
 func (m *memory[T]) peek(key string) *entry[T] { return m.Get(key) }
 
 // fill refuses to replace an entry other than the one that the flight set out to replace: somebody has
-// set it since.
+// set it since. It runs under the lock of the flight's shard, so the lease brings the weight of e: the
+// weigher is the user's code.
 func (m *memory[T]) fill(_ context.Context, key string, l lease[T], e entry[T], _ time.Duration) (bool, error) {
-	weight := weightOf(m.weigh, key, &e)
-	switch m.PutIf(key, e, weight, func(current *entry[T]) bool {
+	switch m.PutIf(key, e, l.weight, func(current *entry[T]) bool {
 		return current == nil || current == l.seen || current.deadline <= m.clock.now()
 	}) {
 	case table.Stored:
 		m.keep(key, e.deadline)
 		return true, nil
+	case table.Declined:
+		return true, nil // stored and evicted in one step
 	case table.TooHeavy:
-		return false, tooHeavy(weight)
+		return false, m.tooHeavy(l.weight)
 	default:
 		return false, nil
 	}
@@ -55,9 +57,12 @@ func (m *memory[T]) abandon(_ context.Context, key string, l lease[T], remove bo
 }
 
 func (m *memory[T]) set(_ context.Context, key string, e entry[T]) error {
-	weight := weightOf(m.weigh, key, &e)
+	weight, err := weightOf(m.weigh, key, &e)
+	if err != nil {
+		return err
+	}
 	if !m.Put(key, e, weight) {
-		return tooHeavy(weight)
+		return m.tooHeavy(weight)
 	}
 	m.keep(key, e.deadline)
 	return nil
@@ -79,15 +84,24 @@ func (m *memory[T]) close() {
 }
 
 // weightOf is what an entry counts against MaxEntries: one without a weigher, and without a value to weigh.
-func weightOf[T any](weigh func(string, T) int, key string, e *entry[T]) uint32 {
+// A weigher that panics is an error that matches [ErrInvalidValue]. No lock may be held.
+func weightOf[T any](weigh func(string, T) int, key string, e *entry[T]) (weight uint32, err error) {
 	if weigh == nil || e.negative() {
-		return 1
+		return 1, nil
 	}
-	return uint32(min(max(weigh(key, e.value), 1), math.MaxUint32))
+	returned := false
+	defer func() {
+		if !returned {
+			err = fmt.Errorf("%w: its weigher failed: %w", ErrInvalidValue, abnormal(recover()))
+		}
+	}()
+	w := uint64(max(weigh(key, e.value), 1))
+	returned = true
+	return uint32(min(w, math.MaxUint32)), nil
 }
 
-func tooHeavy(weight uint32) error {
-	return &limitError{fmt.Sprintf("its weight of %d is more than one part of the cache may hold", weight)}
+func (m *memory[T]) tooHeavy(weight uint32) error {
+	return &limitError{fmt.Sprintf("its weight of %d is more than MaxEntries, %d", weight, m.most)}
 }
 
 // keep makes sure that an entry with this deadline will be reaped, and that it does not outlive close: that

@@ -193,9 +193,8 @@ func TestAnEntryThatIsTooHeavyIsRefusedVisibly(t *testing.T) {
 	err := c.Set(t.Context(), key, heavy, NoExpiry)
 	require.ErrorIs(t, err, ErrInvalidValue)
 	require.ErrorContains(t, err, "101")
-	v, err := c.Get(t.Context(), key)
-	require.NoError(t, err)
-	require.Equal(t, "light", v, "what was there stays: the caller was told")
+	_, err = c.Get(t.Context(), key)
+	require.Equal(t, ErrMiss, err, "an older value does not outlive the newer one")
 
 	calls := 0
 	fetch := func(context.Context, string) (string, error) {
@@ -203,7 +202,7 @@ func TestAnEntryThatIsTooHeavyIsRefusedVisibly(t *testing.T) {
 		return heavy, nil
 	}
 	for range 2 {
-		v, err = c.GetWithFetch(t.Context(), "heavy", NoExpiry, fetch)
+		v, err := c.GetWithFetch(t.Context(), "heavy", NoExpiry, fetch)
 		require.NoError(t, err)
 		require.Equal(t, heavy, v, "it comes back unharmed and unstored")
 	}
@@ -212,7 +211,120 @@ func TestAnEntryThatIsTooHeavyIsRefusedVisibly(t *testing.T) {
 	require.Equal(t, ErrMiss, err)
 	require.EqualValues(t, 2, c.Stats().Unstorable)
 	require.EqualValues(t, 2, observer.count(EventUnstorable))
-	require.Equal(t, 1, c.Stats().Entries)
+	require.Zero(t, c.Stats().Entries)
+}
+
+func TestAnEntryMayWeighAsMuchAsTheWholeBound(t *testing.T) {
+	const most = 64 << 20
+	c := newTestCache[[]byte](t, Config{MaxEntries: most}, WithWeigher(func(_ string, v []byte) int { return len(v) }))
+	for _, size := range []int{1 << 20, most / 4, most} {
+		require.NoError(t, c.Set(t.Context(), key, make([]byte, size), NoExpiry))
+		v, err := c.Get(t.Context(), key)
+		require.NoError(t, err)
+		require.Len(t, v, size)
+		require.NoError(t, c.Delete(t.Context(), key))
+		v, err = c.GetWithFetch(t.Context(), key, NoExpiry, func(context.Context, string) ([]byte, error) { return make([]byte, size), nil })
+		require.NoError(t, err)
+		require.Len(t, v, size)
+		_, err = c.Get(t.Context(), key)
+		require.NoError(t, err)
+	}
+	require.Zero(t, c.Stats().Evictions)
+	require.ErrorIs(t, c.Set(t.Context(), key, make([]byte, most+1<<10), NoExpiry), ErrInvalidValue)
+}
+
+// TestTheWeigherRunsUnderNoLock lets weighers wait, and use the cache, for keys that share the one with the
+// other callers' keys. Were a lock held, those callers would wait, and Close for ever.
+func TestTheWeigherRunsUnderNoLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c *Client[string]
+		gate := make(chan struct{})
+		c = newTestCache[string](t, Config{MaxEntries: 1000}, WithWeigher(func(key, v string) int {
+			if v == "slow" {
+				require.NoError(t, c.Delete(t.Context(), key))
+				<-gate
+			}
+			return 1
+		}))
+		slow := func(context.Context, string) (string, error) { return "slow", nil }
+		quick := func(context.Context, string) (string, error) { return "quick", nil }
+		go c.GetWithFetch(t.Context(), "slow", NoExpiry, slow)
+		go c.Set(t.Context(), "slow too", "slow", NoExpiry)
+		synctest.Wait()
+		for i := range 2000 { // every lock is taken
+			k := strconv.Itoa(i)
+			v, err := c.GetWithFetch(t.Context(), k, NoExpiry, quick)
+			require.NoError(t, err)
+			require.Equal(t, "quick", v)
+			require.NoError(t, c.Delete(t.Context(), k))
+		}
+		require.NoError(t, c.Delete(t.Context(), "slow"))
+		require.NoError(t, c.Close())
+		close(gate)
+		synctest.Wait()
+	})
+}
+
+// onEviction is an observer that is called for each eviction.
+type onEviction func()
+
+func (f onEviction) Observe(e Event) {
+	if e.Kind == EventEvicted {
+		f()
+	}
+}
+
+// TestAnObserverOfEvictionsRunsUnderNoLock lets the observer use the cache when it is told of an eviction.
+func TestAnObserverOfEvictionsRunsUnderNoLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c *Client[string]
+		told := 0
+		c = newTestCache[string](t, Config{MaxEntries: 10}, WithObserver(onEviction(func() {
+			told++
+			for i := range 100 {
+				require.NoError(t, c.Delete(t.Context(), "other"+strconv.Itoa(i)))
+			}
+		})))
+		for i := range 50 {
+			_, err := c.GetWithFetch(t.Context(), strconv.Itoa(i), NoExpiry, func(context.Context, string) (string, error) { return "v", nil })
+			require.NoError(t, err)
+		}
+		require.Equal(t, 40, told)
+	})
+}
+
+func TestAWeigherThatPanicsMakesAValueUnstorable(t *testing.T) {
+	observer := new(recorder)
+	c := newTestCache[string](t, Config{}, WithObserver(observer), WithWeigher(func(string, string) int { panic("no scales") }))
+	v, err := c.GetWithFetch(t.Context(), key, NoExpiry, func(context.Context, string) (string, error) { return "v", nil })
+	require.NoError(t, err)
+	require.Equal(t, "v", v)
+	require.EqualValues(t, 1, c.Stats().Unstorable)
+	require.Equal(t, 1, observer.count(EventUnstorable))
+	err = c.Set(t.Context(), key, "v", NoExpiry)
+	require.ErrorIs(t, err, ErrInvalidValue)
+	var panicked *PanicError
+	require.ErrorAs(t, err, &panicked)
+	require.Zero(t, c.Stats().Flights)
+}
+
+// TestLargeOneOffsDoNotCostTheHotEntries is the same as the test of the table, by lookups.
+func TestLargeOneOffsDoNotCostTheHotEntries(t *testing.T) {
+	const most, hot = 1 << 20, 1000
+	c := newTestCache[[]byte](t, Config{MaxEntries: most}, WithWeigher(func(_ string, v []byte) int { return len(v) }))
+	small, large := make([]byte, 1000), make([]byte, most/4)
+	get := func(k string, v []byte) {
+		_, err := c.GetWithFetch(t.Context(), k, NoExpiry, func(context.Context, string) ([]byte, error) { return v, nil })
+		require.NoError(t, err)
+	}
+	const lookups = 100_000
+	for i := range lookups {
+		if i%2000 == 1999 {
+			get("once"+strconv.Itoa(i), large)
+		}
+		get(strconv.Itoa(i*7919%hot), small)
+	}
+	require.Greater(t, float64(c.Stats().Hits)/lookups, 0.97)
 }
 
 func TestWeightsOutOfRangeAreClamped(t *testing.T) {

@@ -139,6 +139,18 @@ func (w *watchers) hit(kind EventKind) {
 
 func (c *Client[T]) observe(e Event) { c.watchers.observe(e) }
 
+// tellEvictions tells the observers of entries that were dropped for want of room since it was last called.
+// They are dropped under locks, where no code of a user may run; the call that caused it tells of it when it
+// holds none.
+func (c *Client[T]) tellEvictions() {
+	if c.evictions.Load() == 0 {
+		return
+	}
+	for range c.evictions.Swap(0) {
+		c.observe(Event{Kind: EventEvicted})
+	}
+}
+
 // missed counts a look-up that found nothing usable.
 func (c *Client[T]) missed() {
 	c.stats.misses.Add(1)

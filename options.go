@@ -88,10 +88,20 @@ func WithClone[T any](clone func(T) T) Option {
 }
 
 // WithWeigher makes [Config.MaxEntries] a bound on the total weight instead of on the number of entries.
-// A weight below 1 counts as 1, and so does "the source has none". An entry too heavy for the cache is not kept: Set
-// returns [ErrInvalidValue], and GetWithFetch returns the value unstored. On rueidis-aside that is said of the
-// near copies: one that is too heavy is not kept in this process, and read from Redis each time. Redis' own memory is not
-// bounded by it. weigh must be safe for concurrent use.
+// A weight below 1 counts as 1, and so does a remembered "not found". Weights above 262,144 are rounded up
+// to 18 significant bits.
+//
+// An entry may weigh as much as MaxEntries. A heavier one is not kept: Set returns [ErrInvalidValue], and
+// GetWithFetch returns the value unstored (Stats.Unstorable). In a full cache, a fetched value that is far
+// heavier than the rest (eight times their mean) is kept only if it is asked for more often than the
+// entries that would have to go for it; until then it counts as evicted at once. A value that is Set is
+// kept in any case.
+//
+// On rueidis-aside the weights are those of the near copies: a copy that is too heavy is not kept in this
+// process, and read from Redis each time. They do not bound the memory of Redis.
+//
+// weigh must be safe for concurrent use. The cache calls it without holding a lock, so it may use the cache.
+// A weigher that panics makes the value one that cannot be kept.
 func WithWeigher[T any](weigh func(key string, value T) int) Option {
 	return func(o *options) {
 		if o.weigher = weigh; weigh == nil {

@@ -67,6 +67,8 @@ type lease[T any] struct {
 	seen  *entry[T] // what was under the key when it was taken
 	token string    // what stands under the key in Redis meanwhile; "" where there is none
 	aside asideLease
+
+	weight uint32 // in memory, of the entry that is filled in; zero counts as 1
 }
 
 // lookedUp is what a look-up of one of several keys returned.

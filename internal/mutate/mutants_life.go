@@ -117,6 +117,20 @@ var lifeMutants = []mutant{
 		run:     "TestWeightsAreBounded",
 	},
 	{
+		name:    "a-refused-set-leaves-the-older-value",
+		promise: "G17",
+		edits:   change("cache.go", "\t\treturn c.removeRefused(ctx, key, err)\n", "\t\treturn err\n"),
+		run:     "TestAnEntryThatIsTooHeavyIsRefusedVisibly",
+	},
+	{
+		name:    "the-weigher-runs-under-a-lock",
+		promise: "G17",
+		edits: change("fetch.go", "\tif c.weigh != nil {\n\t\theld.weight, err = c.weigh(f.key, &e)\n\t}\n\tif err == nil {\n\t\t_, err = c.flights.fill(ctx, f, func(ctx context.Context) (err error) {\n",
+			"\tif err == nil {\n\t\t_, err = c.flights.fill(ctx, f, func(ctx context.Context) (err error) {\n\t\t\tif c.weigh != nil {\n\t\t\t\theld.weight, err = c.weigh(f.key, &e)\n\t\t\t}\n"),
+		run:    "TestTheWeigherRunsUnderNoLock",
+		within: 10 * time.Second, // its Close waits
+	},
+	{
 		name:    "near-copies-are-not-weighed",
 		promise: "G17",
 		edits:   change("aside_read.go", "\tif a.weigh == nil {\n", "\tif true {\n"),

@@ -60,8 +60,8 @@ var writeMutants = []mutant{
 	{
 		name:    "set-fences-nothing",
 		promise: "G7",
-		edits: change("cache.go", "\tfenced, err := c.flights.fence(ctx, key, false)\n\tdefer c.flights.unfence(key, fenced)\n\tif err != nil {\n\t\treturn err\n\t}\n\treturn c.writeError(c.store.set(",
-			"\treturn c.writeError(c.store.set("),
+		edits: change("cache.go", "\tfenced, err := c.flights.fence(ctx, key, false)\n\tdefer c.flights.unfence(key, fenced)\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
+			"\terr = c.writeError(c.store.set("),
 		run: "TestConformance/rueidis/G7_",
 	},
 	{
@@ -69,8 +69,8 @@ var writeMutants = []mutant{
 		promise: "G7",
 		edits: []edit{
 			{
-				"cache.go", "\tfenced, err := c.flights.fence(ctx, key, false)\n\tdefer c.flights.unfence(key, fenced)\n\tif err != nil {\n\t\treturn err\n\t}\n\treturn c.writeError(c.store.set(",
-				"\treturn c.writeError(c.store.set(",
+				"cache.go", "\tfenced, err := c.flights.fence(ctx, key, false)\n\tdefer c.flights.unfence(key, fenced)\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
+				"\terr = c.writeError(c.store.set(",
 			},
 			{"memory.go", "return current == nil || current == l.seen ||", "return true ||"},
 		},

@@ -17,8 +17,9 @@ type budget struct {
 
 // claim asks for a shard that holds weight, and is about to hold delta more, or less if that is negative.
 // The shard may then hold allowed, and has to drop what it has beyond that. It need never go below its
-// share for that; if it would have to, others hold more than theirs, and claim reports false.
-func (b *budget) claim(weight, delta, share int64) (allowed int64, ok bool) {
+// share for that, nor below the weight of the entry that it is about to write: if it would have to, the
+// room must come from the other shards, and claim reports false.
+func (b *budget) claim(weight, delta, share, entry int64) (allowed int64, ok bool) {
 	for {
 		held := b.held.Load()
 		if held+delta <= b.capacity {
@@ -28,7 +29,7 @@ func (b *budget) claim(weight, delta, share int64) (allowed int64, ok bool) {
 			continue
 		}
 		allowed = weight + b.capacity - held
-		if allowed < min(share, weight+delta) {
+		if allowed < max(min(share, weight+delta), entry) {
 			return 0, false
 		}
 		if held == b.capacity || b.held.CompareAndSwap(held, b.capacity) {
@@ -36,6 +37,9 @@ func (b *budget) claim(weight, delta, share int64) (allowed int64, ok bool) {
 		}
 	}
 }
+
+// hasRoom reports whether delta more fits without dropping anything.
+func (b *budget) hasRoom(delta int64) bool { return b.held.Load()+delta <= b.capacity }
 
 // release gives back what a shard has claimed and does not hold any more.
 func (b *budget) release(weight int64) {

@@ -15,6 +15,7 @@ import (
 	"math"
 	"math/bits"
 	"runtime"
+	"sync/atomic"
 )
 
 // Outcome says what became of [Map.PutIf].
@@ -25,8 +26,11 @@ const (
 	Stored Outcome = iota
 	// Refused means that allow said no, and nothing was changed.
 	Refused
-	// TooHeavy means that the entry is heavier than a shard's share of the capacity, and nothing was changed.
+	// TooHeavy means that the entry is heavier than the whole capacity, and nothing was changed.
 	TooHeavy
+	// Declined means that the policy found the entry not worth what would have to be dropped for it. It
+	// counts as evicted, and nothing is left under the key.
+	Declined
 )
 
 // Options configures a [Map].
@@ -34,6 +38,10 @@ type Options[V any] struct {
 	// Capacity is the total weight that the map may hold. At no moment does it hold more.
 	// Defaults to 0: unbounded, and no policy.
 	Capacity int64
+
+	// Weighted says that entries weigh more than 1. Then there are few shards, so that each has room for
+	// many entries. Defaults to false.
+	Weighted bool
 
 	// Deadline returns when a value expires, on the caller's clock; math.MaxInt64 means never. It is
 	// called on the write and sweep paths only, under a shard's lock. Defaults to nil: nothing expires.
@@ -53,6 +61,7 @@ type Map[V any] struct {
 	mask    uint64
 	shards  []shard[V]
 	onEvict func(key string, v *V)
+	yielded atomic.Uint32 // the shard that was asked last to make room for another one
 }
 
 const (
@@ -68,11 +77,18 @@ const (
 	// maxShards. When a table grows, its shard's writers wait for the memory.
 	maxShare  = 1 << 16
 	maxShards = 256
+
+	// maxWeightedShards bounds the shards of a map whose entries have weights, on any machine. How many
+	// entries there will be is not known then: there may be few, and the policy of a shard must see many.
+	maxWeightedShards = 16
 )
 
 // New returns an empty map.
 func New[V any](o Options[V]) *Map[V] {
 	wanted := max(int64(shardsPerProc*runtime.GOMAXPROCS(0)), min(o.Capacity/maxShare, maxShards))
+	if o.Weighted && o.Capacity > 0 {
+		wanted = min(int64(shardsPerProc*runtime.GOMAXPROCS(0)), maxWeightedShards)
+	}
 	n := int64(1)
 	for n < wanted && (o.Capacity <= 0 || o.Capacity/(2*n) >= minShare) {
 		n *= 2
@@ -118,8 +134,8 @@ func (m *Map[V]) Peek(key string) *V {
 }
 
 // Put writes the value of key. It returns false, and leaves the old entry of the key if there is one, when
-// the entry is heavier than a shard's share of the capacity. Weights above a quarter of a million are rounded
-// up to 18 significant bits, and a weight of 0 counts as 1. The key is copied.
+// the entry is heavier than the capacity. Weights above a quarter of a million are rounded up to 18
+// significant bits, and a weight of 0 counts as 1. The key is copied.
 func (m *Map[V]) Put(key string, v V, weight uint32) (ok bool) {
 	return m.PutIf(key, v, weight, nil) == Stored
 }
@@ -127,7 +143,9 @@ func (m *Map[V]) Put(key string, v V, weight uint32) (ok bool) {
 // PutIf is [Map.Put] under a condition: allow is called with the current value of key, or nil, under the
 // shard's lock, so that nothing can happen to the entry between the check and the write. It must not use
 // the map, and may be called more than once. It is not called for an entry that is too heavy. A nil allow
-// agrees to everything.
+// agrees to everything, and makes it Put. Otherwise an entry that is far heavier than the rest, and for
+// which others would have to go, may be Declined: one large value that is asked for once must not cost all
+// the small ones that are asked for often.
 func (m *Map[V]) PutIf(key string, v V, weight uint32, allow func(current *V) bool) Outcome {
 	// The node is made before the lock is taken, so that nobody waits for the allocation.
 	h := maphash.String(m.seed, key)
@@ -142,7 +160,7 @@ func (m *Map[V]) PutIf(key string, v V, weight uint32, allow func(current *V) bo
 		if ok {
 			return outcome
 		}
-		m.makeRoom()
+		m.makeRoom(n.weight())
 	}
 }
 
@@ -260,14 +278,23 @@ func (m *Map[V]) unlockAll() {
 	}
 }
 
-// makeRoom drops an entry of a shard that holds more than its share. That none does, because another
-// writer was faster, is no reason to give up: the caller tries again.
-func (m *Map[V]) makeRoom() {
-	for i := range m.shards {
-		if gone := m.shards[i].concede(); gone.first != nil {
+// makeRoom drops an entry of a shard that holds more than its share. If none does, it is for an entry of
+// this weight, which is heavier than a share: then each shard gives up its part. That another writer is
+// faster is no reason to give up: the caller tries again.
+func (m *Map[V]) makeRoom(weight int64) {
+	first := m.yielded.Add(1) // not always the same one
+	for i := range uint32(len(m.shards)) {
+		if gone := m.shards[uint64(first+i)&m.mask].concede(); gone.first != nil {
 			m.tell(gone)
 			return
 		}
+	}
+	if weight <= m.shards[0].share {
+		return
+	}
+	rest := (m.shards[0].budget.capacity - weight) / int64(len(m.shards))
+	for i := range m.shards {
+		m.tell(m.shards[i].shrink(rest))
 	}
 }
 

@@ -185,6 +185,37 @@ func (p *policy[V]) admits(candidate, victim *node[V]) bool {
 	return p.sketch.estimate(p.hash(candidate))+whole > max(1, p.sketch.estimate(p.hash(victim))+victim.pending())
 }
 
+const (
+	// heavyTimes is how many times the mean of its shard an entry must weigh to have to be worth its room
+	// before it gets it. What weighs less is let in as usual: it cannot drop many others.
+	heavyTimes = 8
+
+	// heavySample is the number of entries that it is compared with.
+	heavySample = 8
+)
+
+// admitsHeavy reports whether a newcomer, for which others have to go, may have their room. One that is far
+// heavier than the rest must be asked for more often than those that are next to go, on the average. It is
+// one decision, made before anything is dropped: comparing with each in turn would drop some, and then
+// decline the newcomer all the same ("Lightweight Robust Size Aware Cache Management", Einziger, Eytan,
+// Friedman, Manes, 2021, compares such ways).
+func (p *policy[V]) admitsHeavy(hash uint32, n *node[V]) bool {
+	entries := int64(p.entries())
+	if n.weight()*entries <= heavyTimes*(p.window.weight+p.main.weight) {
+		return true
+	}
+	sum, seen := uint32(0), uint32(0)
+	for i := p.main.oldest(); i != mainRoot && seen < heavySample; i = p.records.at(i).prev {
+		sum += max(1, p.sketch.estimate(p.records.at(i).hash)+p.place(i).node.pending())
+		seen++
+	}
+	if seen == 0 || (p.sketch.estimate(hash)+1)*seen > sum {
+		return true
+	}
+	p.count(hash, 1)
+	return false
+}
+
 func (p *policy[V]) toMain(n *node[V]) {
 	if hits := n.takeHits(hitMask); hits > 0 {
 		p.count(p.hash(n), hits)

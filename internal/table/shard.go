@@ -42,7 +42,7 @@ func (s *shard[V]) init(b *budget, share int64, deadline func(*V) int64) {
 
 // fits reports whether there can be room for n. It needs no lock.
 func (s *shard[V]) fits(n *node[V]) bool {
-	return s.budget == nil || n.weight() <= s.share
+	return s.budget == nil || n.weight() <= s.budget.capacity
 }
 
 // dropped are the entries that a write made the policy drop, mostly one, which is why that needs no slice.
@@ -60,8 +60,9 @@ func (d *dropped[V]) add(n *node[V]) {
 }
 
 // put writes n, if allow is nil or agrees to replace the current value, and returns the entries that the
-// policy dropped to make room. It reports false, and changes nothing, if the room has to
-// come from another shard. The lock is given up even if allow panics.
+// policy dropped to make room. With allow, the policy may also decline an entry that is far heavier than
+// the rest. put reports false, and changes nothing, if the room has to come from another shard. The lock
+// is given up even if allow panics.
 func (s *shard[V]) put(hash uint32, n *node[V], allow func(*V) bool) (_ Outcome, gone dropped[V], ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +80,12 @@ func (s *shard[V]) put(hash uint32, n *node[V], allow func(*V) bool) (_ Outcome,
 		s.writeLocked(hash, n, at, true)
 		return Stored, gone, true
 	}
-	allowed, ok := s.budget.claim(s.weight, delta, s.share)
+	if allow != nil && !s.budget.hasRoom(delta) && !s.policy.admitsHeavy(hash, n) {
+		s.declineLocked(at)
+		gone.add(n)
+		return Declined, gone, true
+	}
+	allowed, ok := s.budget.claim(s.weight, delta, s.share, n.weight())
 	if !ok {
 		return 0, gone, false
 	}
@@ -89,6 +95,29 @@ func (s *shard[V]) put(hash uint32, n *node[V], allow func(*V) bool) (_ Outcome,
 	}
 	s.budget.release(allowed - s.weight)
 	return Stored, gone, true
+}
+
+// declineLocked removes the entry at a place, if there is one, whose newer value the policy has declined:
+// the older one must not be seen any more. The newer one counts as evicted.
+func (s *shard[V]) declineLocked(at place[V]) {
+	if at.node != nil {
+		s.removeLocked(at)
+		s.tidyLocked()
+	}
+	s.evictions++
+}
+
+// shrink drops entries until the shard holds no more than limit, for the sake of an entry of another shard
+// that is heavier than that shard's share.
+func (s *shard[V]) shrink(limit int64) (gone dropped[V]) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.weight > limit {
+		n := s.evictLocked(nil)
+		s.budget.release(n.weight())
+		gone.add(n)
+	}
+	return gone
 }
 
 // concede drops an entry if the shard holds more than its share, for the sake of one that holds less.
