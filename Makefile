@@ -21,7 +21,7 @@ LINT         := $(CURDIR)/bin/golangci-lint-$(LINT_VERSION)
 # rules' paths here.
 export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 
-.PHONY: help test race nested lint fmt cover bench compare mutate fuzz soak coherence demo examples ci redis-server chromium
+.PHONY: help test race nested lint prose fmt cover bench compare mutate fuzz soak coherence demo examples ci redis-server chromium
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ nested: redis-server chromium
 
 lint: $(LINT) ## check every module with golangci-lint
 	@set -e; for m in $(MODULES); do echo "== $$m: golangci-lint"; (cd $$m && $(LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yml ./...); done
+
+prose: ## count how often comments and documents name no actor (ARGS=-v: where)
+	$(GO) run ./internal/prose $(ARGS)
 
 fmt: $(LINT) ## format every module with gofumpt and gci
 	@set -e; for m in $(MODULES); do (cd $$m && $(LINT) fmt --config $(CURDIR)/.golangci.yml ./...); done
