@@ -95,12 +95,10 @@ func (a *aside[T]) lost(got []lookedUp[T]) (places []int) {
 
 // await waits for a read, and returns its error as rueidis gave it, or that of ctx.
 func (r *nearRead) await(ctx context.Context) error {
-	select {
-	case <-r.done:
-		return r.err
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := await(ctx, r.done); err != nil {
+		return err
 	}
+	return r.err
 }
 
 // outcome ends the operation o with the error that awaiting r returned.

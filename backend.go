@@ -117,11 +117,11 @@ func New[T any](b *Backend, name string, opts ...Option) (*Client[T], error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.register(cfg.Name, c); err != nil {
-		_ = c.Close() // of a cache that nobody has used
+	c.release = func() { b.unregister(cfg.Name, c) }
+	if err := b.register(cfg.Name, c); err != nil { // from here on Close of the backend closes c too
+		_ = c.Close() // of a cache that was never used
 		return nil, err
 	}
-	c.release = func() { b.unregister(cfg.Name) }
 	return c, nil
 }
 
@@ -203,6 +203,7 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, o options) (*
 	c.flights = newFlights(flightRules{
 		timeout:  cfg.FetchTimeout,
 		cooldown: cfg.ErrorCooldown,
+		derive:   o.fetchContext,
 		instant:  c.instant,
 		traced:   len(c.watchers.tracers) > 0,
 	}, c.clock, c.run, c.failed, c.lost)
@@ -288,8 +289,10 @@ func nameTaken(name string) error {
 	return fieldError("Name", quote(name), "a name that no other open cache of this backend has")
 }
 
-func (b *Backend) unregister(name string) {
+func (b *Backend) unregister(name string, c interface{ Close() error }) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.caches, name)
+	if b.caches[name] == c {
+		delete(b.caches, name)
+	}
 }

@@ -83,7 +83,9 @@ func (c *Client[T]) GetManyWithFetch(ctx context.Context, keys []string, ttl tim
 		case q.err != nil && errors.Is(q.err, ErrClosed):
 			m.fail(q.err)
 		case c.wantsRefresh(&q.found):
-			due = append(due, q.request)
+			if ttl > 0 { // otherwise nothing would be kept of a refresh
+				due = append(due, q.request)
+			}
 			m.addHit(q.key, q.found)
 		case q.found.state == fresh:
 			m.addHit(q.key, q.found)
@@ -147,7 +149,7 @@ func (m *many[T]) add(key string, r Result[T], err error) {
 	switch {
 	case err == nil:
 		m.values[key] = r.Value
-	case !errors.Is(err, ErrNotFound):
+	case !errors.Is(err, ErrNotFound) || isPanic(err):
 		m.fail(err)
 	}
 }

@@ -19,35 +19,49 @@ type batch[T any] struct {
 	late atomic.Bool // for some of its keys there is no time to store them
 }
 
-// joinMany is join for several keys. Those that have no flight are started, as one batch, and the second
-// result tells which.
-func (g *flights[T]) joinMany(ctx context.Context, inside *flightContext, qs []request[T], b *batch[T]) (all []*flight[T], started []bool, err error) {
-	g.open(ctx, &b.context, inside)
-	all, started = make([]*flight[T], len(qs)), make([]bool, len(qs))
+// joining is what became of one key of a batch.
+type joining[T any] struct {
+	flight  *flight[T]
+	started bool // by this batch
+	err     error
+}
+
+// joinMany is join for several keys. Those that have no flight are started, as one batch.
+func (g *flights[T]) joinMany(ctx context.Context, inside *flightContext, qs []request[T], b *batch[T]) ([]joining[T], error) {
+	values, err := lend(ctx, !b.background, g.derive)
+	if err != nil {
+		return nil, err
+	}
+	g.open(values, &b.context, inside)
+	all := make([]joining[T], len(qs))
 	b.context.flights.Store(1) // this call's hold on it, so that it does not end before it has begun
 	defer b.context.done()
-	b.context.keys = new([]string)
+	b.context.keys = new(keySet)
+	if inside != nil {
+		inside.waits.add(&b.context) // before it begins; the caller takes it back
+	}
 	for i := range qs {
-		if all[i], err = g.joinBatch(&qs[i], b); err != nil {
-			break
+		j := &all[i]
+		if j.flight, j.err = g.joinBatch(inside, &qs[i], b); j.err != nil {
+			continue
 		}
-		if started[i] = all[i].context == &b.context; started[i] {
-			b.flights = append(b.flights, all[i])
+		if j.started = j.flight.context == &b.context; j.started {
+			b.flights = append(b.flights, j.flight)
 		}
 	}
-	return all, started, err
+	return all, nil
 }
 
 // joinBatch returns the flight of q.key, which is a new one of b if there was none.
-func (g *flights[T]) joinBatch(q *request[T], b *batch[T]) (*flight[T], error) {
+func (g *flights[T]) joinBatch(inside *flightContext, q *request[T], b *batch[T]) (*flight[T], error) {
+	if inside.runs(g, q.key) {
+		return nil, ErrReentrant
+	}
 	s := q.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return nil, ErrClosed
-	}
-	if f := s.joinable[q.key]; f != nil {
-		return f, nil
+	if f, err := s.joinLocked(q.key); f != nil || err != nil {
+		return f, err
 	}
 	f := &flight[T]{flights: g, request: *q, context: &b.context, done: make(chan struct{})}
 	f.fetch = b.fetchOne
@@ -71,25 +85,29 @@ func (b *batch[T]) fetchOne(ctx context.Context, key string) (T, error) {
 
 // fetchOrJoinMany waits for the flights of what is missing, having started those that there were none of.
 func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []request[T], fetch FetchManyFunc[T]) {
-	inside := flightOf(ctx)
-	missing = c.leaveOutReentrant(m, inside, c.leaveOutCooling(m, missing))
 	if len(missing) == 0 {
 		return
 	}
+	inside := flightOf(ctx)
 	b := &batch[T]{fetch: fetch, gone: c.gone}
-	all, started, err := c.flights.joinMany(ctx, inside, missing, b)
-	c.start(b)
+	all, err := c.flights.joinMany(ctx, inside, missing, b)
 	if err != nil {
 		for range missing {
+			c.missed()
 			m.fail(err)
 		}
 		return
 	}
-	for i, own := range started {
-		if own {
+	defer b.context.giveBack()
+	if inside != nil {
+		defer inside.leave(&b.context)
+	}
+	c.start(b)
+	for _, j := range all {
+		if j.flight == nil || j.started {
 			c.missed()
 		} else {
-			c.joined(ctx, all[i])
+			defer c.joined(ctx, j.flight)()
 		}
 	}
 	var soft <-chan struct{}
@@ -98,52 +116,25 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 		soft, stop = c.softTimeout()
 		defer stop()
 	}
-	for i, f := range all {
-		r, err := c.wait(ctx, inside, f, &missing[i].found, soft)
+	for i, j := range all {
+		var r Result[T]
+		err := j.err
+		if err != nil {
+			r, err = c.refused(err, missing[i].found)
+		} else {
+			r, err = c.wait(ctx, inside, j.flight, &missing[i].found, soft)
+		}
 		m.add(missing[i].key, r, err)
 	}
 }
 
-// leaveOutCooling returns the requests that ErrorCooldown does not answer.
-func (c *Client[T]) leaveOutCooling(m *many[T], missing []request[T]) []request[T] {
-	rest := missing[:0]
-	for _, q := range missing {
-		err := q.shard.cooling(q.key)
-		if err == nil {
-			rest = append(rest, q)
-			continue
-		}
-		c.missed()
-		r, err := c.insteadOf(err, q.found)
-		m.add(q.key, r, err)
-	}
-	return rest
-}
-
-// leaveOutReentrant returns the requests of keys that no fetch is waiting for which this call is part of.
-func (c *Client[T]) leaveOutReentrant(m *many[T], inside *flightContext, missing []request[T]) []request[T] {
-	return slices.DeleteFunc(missing, func(q request[T]) bool {
-		reentrant := inside.runs(c.flights, q.key)
-		if reentrant {
-			m.fail(ErrReentrant)
-		}
-		return reentrant
-	})
-}
-
 // refreshMany starts a batch that replaces what was found, and does not wait for it.
 func (c *Client[T]) refreshMany(ctx context.Context, due []request[T], fetch FetchManyFunc[T]) {
-	rest := due[:0]
-	for _, q := range due {
-		if q.shard.cooling(q.key) == nil {
-			rest = append(rest, q)
-		}
-	}
-	if len(rest) == 0 || !c.mayRefresh() {
+	if len(due) == 0 || !c.mayRefresh() {
 		return
 	}
 	b := &batch[T]{fetch: fetch, gone: c.gone, background: true}
-	_, _, _ = c.flights.joinMany(ctx, nil, rest, b) // nobody waits for its outcome, closed or not
+	_, _ = c.flights.joinMany(ctx, nil, due, b) // no caller waits for its outcome
 	if c.start(b); len(b.flights) == 0 {
 		<-c.refreshes
 	}
@@ -155,7 +146,7 @@ func (c *Client[T]) start(b *batch[T]) {
 		return
 	}
 	for _, f := range b.flights {
-		*b.context.keys = append(*b.context.keys, f.key)
+		b.context.keys.list = append(b.context.keys.list, f.key)
 	}
 	go func() {
 		returned := false
@@ -177,8 +168,7 @@ func (c *Client[T]) runMany(b *batch[T]) {
 	if b.background {
 		defer func() { <-c.refreshes }()
 	}
-	c.deriveContext(&b.context)
-	fetching := c.prepareMany(b)
+	fetching := slices.DeleteFunc(c.prepareMany(b), func(f *flight[T]) bool { return !f.begins() })
 	if len(fetching) == 0 {
 		return
 	}
@@ -186,6 +176,7 @@ func (c *Client[T]) runMany(b *batch[T]) {
 	for i, f := range fetching {
 		keys[i] = f.key
 	}
+	c.countFetch(b.background)
 	ctx, call := c.fetching(&b.context, b.background)
 	for _, f := range fetching {
 		f.call.Store(call)
@@ -199,16 +190,11 @@ func (c *Client[T]) runMany(b *batch[T]) {
 		}
 		now := c.fetched(call, &b.context, err)
 		begun := c.askedAt()
-		defer func() {
-			if b.late.Load() {
-				_ = c.backendError(errNoTimeForAll) // counted and observed
-			}
-		}()
 		c.concurrently(len(fetching), func(i int) {
 			f := fetching[i]
 			f.allowance.used += c.askedAt().Sub(begun)
 			if i >= maxConcurrent && f.allowance.isSpent() { // the first are sent in any case
-				b.leaveUnstored(f)
+				c.leaveUnstored(b, f)
 			}
 			value, ok := values[f.key]
 			switch {
@@ -229,10 +215,13 @@ func (c *Client[T]) runMany(b *batch[T]) {
 // of the same keys finds that part, and has time for more.
 var errNoTimeForAll = unavailable(fmt.Errorf("a batch is larger than OpTimeout leaves time to store: %w", context.DeadlineExceeded))
 
-// leaveUnstored makes f one whose result is given out, and not stored for want of time.
-func (b *batch[T]) leaveUnstored(f *flight[T]) {
+// leaveUnstored makes f one whose result is given out, and not stored for want of time. The first of a batch
+// is told of, before its caller has the result.
+func (c *Client[T]) leaveUnstored(b *batch[T], f *flight[T]) {
 	f.failed = true
-	b.late.Store(true)
+	if b.late.CompareAndSwap(false, true) {
+		_ = c.backendError(errNoTimeForAll) // counted and observed
+	}
 }
 
 // prepareMany prepares the flights of b, and returns those that are to be fetched. To wait for a key that
@@ -245,7 +234,7 @@ func (c *Client[T]) prepareMany(b *batch[T]) (fetching []*flight[T]) {
 		f := b.flights[i]
 		f.allowance = c.allowance(f.asked + c.askedAt().Sub(begun)) // it has waited for its turn
 		if !f.failed && !f.allowance.mayLease(f.asked) {
-			b.leaveUnstored(f)
+			c.leaveUnstored(b, f)
 		}
 		states[i] = c.prepare(f, false)
 	})

@@ -12,7 +12,8 @@ type Batching struct {
 	// MaxSize is how many keys one fetch gets at most. Defaults to 100.
 	MaxSize int
 
-	// MaxWait is how long the first key of a fetch waits for others. Defaults to 1 ms.
+	// MaxWait is how long the first key of a fetch waits for others: at most half of
+	// [Config.FetchTimeout], so that as much is left for the fetch. Defaults to 1 ms.
 	MaxWait time.Duration
 }
 
@@ -38,8 +39,11 @@ func (c *Client[T]) BindMany(ttl time.Duration, fetch FetchManyFunc[T], b Batchi
 	}
 	setDefault(&b.MaxSize, defaultBatchSize)
 	setDefault(&b.MaxWait, defaultBatchWait)
+	if c.cfg.FetchTimeout > 0 {
+		b.MaxWait = min(b.MaxWait, c.cfg.FetchTimeout/2)
+	}
 	collector := &batcher[T]{client: c, fetch: fetch, rules: b}
-	return c.Bind(ttl, collector.fetchOne), nil
+	return &Loader[T]{client: c, ttl: ttl, fetch: collector.fetchOne, collects: true}, nil
 }
 
 // batcher collects the fetches of single keys into fetches of several.
@@ -54,8 +58,8 @@ type batcher[T any] struct {
 
 // collection is one fetch of several keys, and its outcome.
 type collection[T any] struct {
-	context flightContext // what the fetch runs under; it ends when nobody waits any more
-	keys    []string
+	context flightContext    // what the fetch runs under; it ends when nobody waits any more
+	keys    keySet           // each once, however many members ask for it
 	members []*flightContext // their fetches
 	timer   *time.Timer
 	done    chan struct{} // closed when values and err are set
@@ -73,12 +77,10 @@ func (b *batcher[T]) fetchOne(ctx context.Context, key string) (value T, err err
 	}
 	defer own.leave(&col.context)
 	if full {
-		b.run(col)
+		go b.run(col) // ends when the fetch returns; col's context ends when no member waits any more
 	}
-	select {
-	case <-col.done:
-	case <-ctx.Done():
-		return value, ctx.Err()
+	if err := await(ctx, col.done); err != nil {
+		return value, err
 	}
 	value, ok := col.values[key]
 	switch {
@@ -91,23 +93,27 @@ func (b *batcher[T]) fetchOne(ctx context.Context, key string) (value T, err err
 }
 
 // join adds key to the open collection, or to a new one, and reports whether that is full now: then the
-// caller runs it.
+// caller starts it. A key is in it already if it was written after its first member had come; since nothing has been
+// fetched yet, both get what will be.
 func (b *batcher[T]) join(ctx context.Context, key string, own *flightContext) (col *collection[T], full bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	col = b.open
 	if col == nil {
 		col = &collection[T]{done: make(chan struct{})}
-		b.client.flights.open(ctx, &col.context, nil)
+		values, _ := lend(ctx, true, nil) // ctx is a fetch's, so there is nothing to give back
+		b.client.flights.open(values, &col.context, nil)
 		col.context.keys = &col.keys
 		b.open = col
 		col.timer = time.AfterFunc(b.rules.MaxWait, func() { b.close(col) })
 	}
 	own.collective.Store(&col.context)
 	col.context.flights.Add(1)
-	col.keys = append(col.keys, key)
 	col.members = append(col.members, own)
-	if full = len(col.members) >= b.rules.MaxSize; full {
+	if !slices.Contains(col.keys.list, key) {
+		col.keys.list = append(col.keys.list, key)
+	}
+	if full = len(col.keys.list) >= b.rules.MaxSize; full {
 		b.open = nil
 		col.timer.Stop()
 	}
@@ -130,7 +136,8 @@ func (b *batcher[T]) close(col *collection[T]) {
 
 // run fetches what col has collected, and tells its members.
 func (b *batcher[T]) run(col *collection[T]) {
-	b.client.stats.fetches.Add(-uint64(len(col.members) - 1)) // each flight has counted one
+	b.client.countFetch(!slices.ContainsFunc(col.members, func(m *flightContext) bool { return !m.background }))
+	b.client.flights.start(&col.context)
 	if len(b.client.watchers.all) > 0 {
 		col.context.called.Store(b.client.clock.now())
 	}
@@ -142,7 +149,7 @@ func (b *batcher[T]) run(col *collection[T]) {
 		col.tell()
 		close(col.done)
 	}()
-	col.values, col.err = b.fetch(&col.context, col.keys)
+	col.values, col.err = b.fetch(&col.context, col.keys.list)
 	returned = true
 }
 

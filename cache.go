@@ -102,7 +102,7 @@ func (c *Client[T]) GetWithFetch(ctx context.Context, key string, ttl time.Durat
 		}
 		return e.value, nil
 	}
-	r, err := c.getOrFetch(ctx, key, ttl, fetch)
+	r, err := c.getOrFetch(ctx, request[T]{key: key, ttl: ttl, fetch: fetch})
 	return r.Value, err
 }
 
@@ -189,6 +189,7 @@ func (c *Client[T]) Health(ctx context.Context) error {
 func (c *Client[T]) Close() error {
 	c.closing.Do(func() {
 		close(c.closed)
+		c.setSure() // no hit takes the short way from here on
 		c.repeats.stop()
 		c.flights.close()
 		c.chores.close(chorePatience)
@@ -218,12 +219,19 @@ func (c *Client[T]) check(ctx context.Context, key string) error {
 // checkLookup is check for a look-up, which what this process holds answers even if its context has ended: so it
 // does not depend on how close the entry is to its deadline, and on the fast path it costs nothing to look.
 func (c *Client[T]) checkLookup(key string) error {
-	select {
-	case <-c.closed:
+	if c.isClosed() {
 		return ErrClosed
-	default:
 	}
 	return checkKey(key)
+}
+
+func (c *Client[T]) isClosed() bool {
+	select {
+	case <-c.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 func invalidTTL(ttl time.Duration) error {

@@ -577,7 +577,7 @@ func checkBatcherClosed(e *env) {
 		_, err := l.Get(e.Context(), "a")
 		waiting <- err
 	}()
-	e.settle(func() bool { return c.Stats().Fetches == 1 }, "the look-up waits for others")
+	e.settle(func() bool { return c.Stats().Flights == 1 }, "the look-up waits for others")
 	require.NoError(e, c.Close())
 	require.ErrorIs(e, <-waiting, ErrClosed)
 	e.pass(2 * wait)

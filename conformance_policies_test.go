@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -196,27 +197,41 @@ func checkCooldownStale(e *env) {
 }
 
 func checkCooldownBounded(e *env) {
-	const keys = 20_000 // enough to fill each of the flights' shards
+	const keys = 20_000
 	if !e.bubble {
 		e.Skip("the memory of failures is the same on every backend")
 	}
 	c := open[string](e, func(cfg *Config) { cfg.ErrorCooldown = time.Minute })
 	s := serve("")
 	s.set("", errSource)
-	ask := func(from, keys int) (remembered int) {
+	ask := func(from, keys int, suffix string) (remembered int) {
 		for i := from; i < from+keys; i++ {
 			for range 2 {
-				_, err := c.GetWithFetch(e.Context(), strconv.Itoa(i), time.Minute, s.fetch)
+				_, err := c.GetWithFetch(e.Context(), strconv.Itoa(i)+suffix, time.Minute, s.fetch)
 				require.ErrorIs(e, err, errSource)
 			}
 		}
 		return 2*keys - int(s.calls.Swap(0))
 	}
-	remembered := ask(0, keys)
-	require.Equal(e, flightShards*maxFailures, remembered, "a source that is down altogether costs no more memory")
-	require.Zero(e, ask(keys, 100))
+	held := func() (bytes int) {
+		for i := range c.flights.shards {
+			s := &c.flights.shards[i]
+			s.mu.Lock()
+			bytes += s.failures.bytes
+			s.mu.Unlock()
+		}
+		return bytes
+	}
+	require.Equal(e, keys, ask(0, keys, ""), "a source that is down altogether")
+	require.Positive(e, held())
 	e.pass(time.Minute)
-	require.Equal(e, flightShards*maxFailures, ask(2*keys, keys), "failures whose time has ended make room")
+	require.Zero(e, held(), "what has ended is let go, though no caller asks")
+
+	long := strings.Repeat("x", MaxKeyBytes-10)
+	require.Equal(e, 1000, ask(0, 1000, long), "the newest are remembered")
+	require.LessOrEqual(e, held(), flightShards*maxFailureBytes, "long keys cost no more memory")
+	require.NoError(e, c.Close())
+	require.Zero(e, held())
 }
 
 func checkJitter(e *env) {

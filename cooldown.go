@@ -2,71 +2,165 @@ package cacheaside
 
 import (
 	"fmt"
+	"strings"
 	"time"
+	"weak"
 )
 
-// failure is a fetch's error that is given to further callers for a while.
-type failure struct {
-	err   error
-	until time.Time
+// failures are the fetches of a shard that failed a short while ago, whose errors are given to further
+// callers of their keys for ErrorCooldown. The zero value is ready to use. The shard's lock guards it.
+//
+// All of them live equally long, so the list is in the order in which they end. A failure whose time has
+// ended leaves at once, with its key: when the list is looked at, and else by the shard's timer.
+type failures struct {
+	byKey       map[string]*failure
+	first, last *failure // the oldest, which ends next, and the newest
+	bytes       int      // of the keys
 }
 
-// maxFailures bounds the failures that a shard remembers; when a whole source is down, some keys are
-// asked more often instead of memory growing.
-const maxFailures = 1024
+type failure struct {
+	key        string
+	err        error
+	until      time.Time
+	prev, next *failure
+}
 
-// chill remembers for a while that the fetch of f has failed. That of a flight which nobody can join any more
-// says nothing about the next, since it has ended by its time; nor does that of one whose key was written
-// meanwhile.
-func (s *flightShard[T]) chill(f *flight[T], err error, cooldown time.Duration) {
-	if cooldown <= 0 {
+// A shard remembers so many failures, of so many bytes of keys. Beyond that the oldest ones go: when a whole
+// source is down, some keys are asked for more often instead of memory growing.
+const (
+	maxFailures     = 1 << 14
+	maxFailureBytes = 1 << 20
+)
+
+func (m *failures) isEmpty() bool { return m.first == nil }
+
+// add remembers a failure, after those whose time ends before.
+func (m *failures) add(key string, err error, until time.Time) {
+	m.remove(key)
+	if m.byKey == nil {
+		m.byKey = make(map[string]*failure)
+	}
+	f := &failure{key: strings.Clone(key), err: err, until: until, prev: m.last} // key may be a part of something large
+	if m.last != nil {
+		m.last.next = f
+	} else {
+		m.first = f
+	}
+	m.last = f
+	m.byKey[f.key] = f
+	m.bytes += len(f.key)
+	for len(m.byKey) > maxFailures || m.bytes > maxFailureBytes && m.first != f {
+		m.remove(m.first.key)
+	}
+}
+
+// of returns the error of key's last fetch, or nil.
+func (m *failures) of(key string) error {
+	if f := m.byKey[key]; f != nil {
+		return f.err
+	}
+	return nil
+}
+
+func (m *failures) remove(key string) {
+	f := m.byKey[key]
+	if f == nil {
 		return
 	}
+	if f.prev != nil {
+		f.prev.next = f.next
+	} else {
+		m.first = f.next
+	}
+	if f.next != nil {
+		f.next.prev = f.prev
+	} else {
+		m.last = f.prev
+	}
+	m.bytes -= len(f.key)
+	delete(m.byKey, key)
+	if m.first == nil {
+		m.byKey = nil // a map keeps the room of what it has held
+	}
+}
+
+// expire removes the failures whose time has ended.
+func (m *failures) expire(now time.Time) {
+	for m.first != nil && !now.Before(m.first.until) {
+		m.remove(m.first.key)
+	}
+}
+
+// noteFailure remembers for a while that the fetch of f has failed. A flight that callers cannot join any more
+// says nothing about the next one, since it has ended by its time; nor does one whose key was written
+// meanwhile.
+func (g *flights[T]) noteFailure(f *flight[T], err error) {
+	if g.cooldown <= 0 {
+		return
+	}
+	s := f.shard
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.joinable[f.key] != f || f.overtaken {
+	if s.closed || s.joinable[f.key] != f || f.overtaken {
 		return
 	}
-	if len(s.failures) >= maxFailures {
-		for key, old := range s.failures {
-			if !now.Before(old.until) {
-				delete(s.failures, key)
-			}
+	s.failures.expire(now)
+	s.failures.add(f.key, err, now.Add(g.cooldown))
+	s.failing.Store(true)
+	if !s.cooling {
+		g.setCoolingLocked(s, g.cooldown)
+	}
+}
+
+// recentFailureLocked returns the error of the last fetch of key, wrapped, if key must not be fetched again
+// yet.
+func (s *flightShard[T]) recentFailureLocked(key string) error {
+	if s.failures.isEmpty() {
+		return nil
+	}
+	s.failures.expire(time.Now())
+	s.failing.Store(!s.failures.isEmpty())
+	if err := s.failures.of(key); err != nil {
+		return &cooldownError{err}
+	}
+	return nil
+}
+
+// forgetFailureLocked forgets that the fetch of key has failed: the source may be about to answer otherwise,
+// since key was written.
+func (s *flightShard[T]) forgetFailureLocked(key string) {
+	s.failures.remove(key)
+	s.failing.Store(!s.failures.isEmpty())
+}
+
+// setCoolingLocked sets the timer that removes failures whose time has ended. It holds the flights weakly, as the
+// timer of their deadlines does.
+func (g *flights[T]) setCoolingLocked(s *flightShard[T], d time.Duration) {
+	s.cooling = true
+	weakG, weakS := weak.Make(g), weak.Make(s)
+	s.cooler = time.AfterFunc(d, func() {
+		g, s := weakG.Value(), weakS.Value()
+		if g == nil || s == nil {
+			return
 		}
-	}
-	if s.failures == nil {
-		s.failures = make(map[string]failure)
-	}
-	if len(s.failures) < maxFailures {
-		s.failures[f.key] = failure{err, now.Add(cooldown)}
-		s.chilled.Store(true)
-	}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		now := time.Now()
+		s.failures.expire(now)
+		s.failing.Store(!s.failures.isEmpty())
+		s.cooling = false
+		if first := s.failures.first; first != nil && !s.closed {
+			g.setCoolingLocked(s, first.until.Sub(now))
+		}
+	})
 }
 
-// cooling returns the error of the last fetch of key, wrapped, if key must not be fetched again yet.
-func (s *flightShard[T]) cooling(key string) error {
-	if !s.chilled.Load() {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f, ok := s.failures[key]
-	if !ok {
-		return nil
-	}
-	if !time.Now().Before(f.until) {
-		delete(s.failures, key)
-		s.chilled.Store(len(s.failures) > 0)
-		return nil
-	}
-	return fmt.Errorf("cacheaside: not asked again during ErrorCooldown: %w", f.err)
+// cooldownError is the error of an earlier fetch, given to a caller in the place of another fetch.
+type cooldownError struct{ cause error }
+
+func (e *cooldownError) Error() string {
+	return fmt.Sprintf("cacheaside: not asked again during ErrorCooldown: %v", e.cause)
 }
 
-// thawLocked forgets that the fetch of key has failed: what was written since may be what it failed for.
-func (s *flightShard[T]) thawLocked(key string) {
-	if s.chilled.Load() {
-		delete(s.failures, key)
-		s.chilled.Store(len(s.failures) > 0)
-	}
-}
+func (e *cooldownError) Unwrap() error { return e.cause }

@@ -66,6 +66,11 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
+func isPanic(err error) bool {
+	var panicked *PanicError
+	return errors.As(err, &panicked)
+}
+
 // notFoundError is a fetch's "not found" made to match [ErrNotFound] as well as itself.
 type notFoundError struct{ cause error }
 

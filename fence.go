@@ -58,6 +58,11 @@ func await(ctx context.Context, done <-chan struct{}) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
+	}
+	select {
+	case <-done: // both were ready
+		return nil
+	default:
 		return ctx.Err()
 	}
 }
@@ -69,7 +74,7 @@ func await(ctx context.Context, done <-chan struct{}) error {
 // time, so that there always is.
 func (g *flights[T]) fence(ctx context.Context, key string, lasting bool) (fenced bool, err error) {
 	s := g.shard(key)
-	if g.instant && !lasting && s.active.Load() == 0 && !s.chilled.Load() {
+	if g.instant && !lasting && s.active.Load() == 0 && !s.failing.Load() {
 		return false, nil // a flight that begins from here on fetches later than this write began
 	}
 	s.mu.Lock()
@@ -106,7 +111,7 @@ func (g *flights[T]) unfence(key string, fenced bool) {
 
 // voidLocked voids and detaches the flight of key, if there is one, and ends the cooldown of one that has failed.
 func (s *flightShard[T]) voidLocked(key string) {
-	s.thawLocked(key)
+	s.forgetFailureLocked(key)
 	if f := s.joinable[key]; f != nil {
 		f.void, f.overtaken = true, true
 		s.detachLocked(key)
@@ -145,9 +150,8 @@ func (g *flights[T]) unfenceAll() {
 }
 
 func (s *flightShard[T]) voidAllLocked() {
-	for key := range s.failures {
-		s.thawLocked(key)
-	}
+	s.failures = failures{}
+	s.failing.Store(false)
 	for key := range s.joinable {
 		s.voidLocked(key)
 	}

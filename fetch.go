@@ -47,15 +47,17 @@ func (c *Client[T]) run(f *flight[T]) {
 	if f.background {
 		defer func() { <-c.refreshes }()
 	}
-	own := f.context == &f.own
-	if own {
-		c.deriveContext(f.context)
-	}
 	if c.prepare(f, true) != ready {
 		return
 	}
-	if own && f.found.entry != nil {
+	if f.context == &f.own && f.found.entry != nil {
 		f.context.previous = f.found.entry
+	}
+	if !f.begins() {
+		return
+	}
+	if !f.collects {
+		c.countFetch(f.background)
 	}
 	ctx, call := c.fetching(f.context, f.background)
 	if call != nil {
@@ -104,13 +106,6 @@ func (c *Client[T]) endWith(f *flight[T]) bool {
 	r.Value = f.found.entry.value
 	f.end(r, nil)
 	return true
-}
-
-// deriveContext applies WithFetchContext.
-func (c *Client[T]) deriveContext(f *flightContext) {
-	if c.opts.fetchContext != nil {
-		f.values = context.WithoutCancel(c.opts.fetchContext(f.values))
-	}
 }
 
 // readiness is how far a flight is from its fetch.
@@ -238,7 +233,7 @@ func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 // explain returns the error of a fetch under f as its callers get it.
 func (c *Client[T]) explain(f *flightContext, err error) error {
 	switch {
-	case err == nil || errors.Is(err, ErrNotFound):
+	case err == nil || errors.Is(err, ErrNotFound) && !isPanic(err):
 		return err
 	case c.isNotFound(err):
 		return &notFoundError{cause: err}
@@ -336,8 +331,10 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 	}
 }
 
+// isNotFound reports whether err is the source's answer that it has none. A panic never is, whatever error
+// it was given.
 func (c *Client[T]) isNotFound(err error) bool {
-	return errors.Is(err, ErrNotFound) || isAny(err, c.opts.notFound)
+	return (errors.Is(err, ErrNotFound) || isAny(err, c.opts.notFound)) && !isPanic(err)
 }
 
 // entry makes the entry of a value that is kept from now on for ttl. took is what fetching it cost.

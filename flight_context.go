@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,14 +20,15 @@ type flightKey struct{}
 // its timer, and the flights already have one that ends them at FetchTimeout. Value hands keys on to that
 // inner context, so that contexts derived from this one attach to it without a goroutine each.
 type flightContext struct {
-	values   context.Context // the starter's, without its cancellation
-	owner    fetcher         // the *flights that it belongs to
-	begun    int64           // on the owner's clock
-	deadline int64           // on the owner's clock; never: none
-	key      string          // what is being fetched
-	keys     *[]string       // the same, for a batch
-	parent   *flightContext  // the fetch from within which this one was started, if any
-	flights  atomic.Int32    // those that have not ended: one, or as many as a batch has keys
+	lent                      // the values of the starter
+	owner      fetcher        // the *flights that it belongs to
+	begun      int64          // on the owner's clock
+	deadline   int64          // on the owner's clock; never: none
+	key        string         // what is being fetched
+	keys       *keySet        // the same, for a batch
+	background bool           // no caller waits for it
+	parent     *flightContext // the fetch from within which this one was started, if any
+	flights    atomic.Int32   // those that have not ended: one, or as many as a batch has keys
 
 	previous  any          // *entry[T] of the stale value that the fetch replaces, or nil
 	ttl       atomic.Int64 // set by OverrideTTL; ttlUnset otherwise
@@ -40,6 +40,8 @@ type flightContext struct {
 	trace  *flightTrace // nil unless somebody follows fetches
 	called atomic.Int64 // of a fetch that several are part of: when the source was called; 0 before
 	told   atomic.Bool  // the same: its end has been told
+
+	waits waits // for the fetches that callers inside this one wait for
 
 	mu    sync.Mutex
 	inner atomic.Pointer[cancellable] // written under mu
@@ -76,27 +78,44 @@ func (f *flightContext) Done() <-chan struct{} {
 	if in := f.inner.Load(); in != nil {
 		return in.Done()
 	}
-	in := new(cancellable)
-	if deadline, ok := f.Deadline(); ok {
-		in.Context, in.cancel = context.WithDeadline(f.values, deadline)
-	} else {
-		in.Context, in.cancel = context.WithCancel(f.values)
-	}
-	if f.err.Load() != nil {
-		in.cancel()
-	}
+	in := f.newInner()
 	f.inner.Store(in)
 	return in.Done()
 }
 
-func (f *flightContext) Err() error {
-	if err := f.err.Load(); err != nil {
-		return *err
+// newInner makes the inner context, which has ended for the same reason as f if that has.
+func (f *flightContext) newInner() *cancellable {
+	in := new(cancellable)
+	deadline, ok := f.Deadline()
+	err := f.err.Load()
+	switch {
+	case err != nil && *err == deadlineExceeded:
+		in.Context, in.cancel = context.WithDeadline(f.values, time.Time{}) // long ago
+	case ok:
+		in.Context, in.cancel = context.WithDeadline(f.values, deadline)
+	default:
+		in.Context, in.cancel = context.WithCancel(f.values)
 	}
+	if err != nil {
+		in.cancel()
+	}
+	return in
+}
+
+// Err is what the inner context says as soon as there is one, even if it is known already why f is about to
+// end: an error while Done is still open would break the rules of a context.
+func (f *flightContext) Err() error {
 	if in := f.inner.Load(); in != nil {
 		return in.Err()
 	}
-	return nil
+	err := f.err.Load()
+	if err == nil {
+		return nil
+	}
+	if in := f.inner.Load(); in != nil { // made since, possibly before err was set
+		return in.Err()
+	}
+	return *err
 }
 
 func (f *flightContext) Value(key any) any {
@@ -155,68 +174,4 @@ func (f *flightContext) end() {
 func flightOf(ctx context.Context) *flightContext {
 	f, _ := ctx.Value(flightKey{}).(*flightContext)
 	return f
-}
-
-// runs reports whether f, or a fetch that it was started from, fetches key for owner.
-func (f *flightContext) runs(owner fetcher, key string) bool {
-	for ; f != nil; f = f.parent {
-		if f.owner == owner && f.err.Load() == nil && f.fetches(key) {
-			return true
-		}
-	}
-	return false
-}
-
-func (f *flightContext) fetches(key string) bool {
-	if f.keys != nil {
-		return slices.Contains(*f.keys, key)
-	}
-	return f.key == key
-}
-
-// waits tells which fetches callers inside a fetch wait for, and how many of them. It is over all caches,
-// since fetches of different caches can wait for each other. Only calls made from within a fetch use it.
-var (
-	waitsMu sync.Mutex
-	waits   = make(map[*flightContext]map[*flightContext]int) // guarded by waitsMu
-)
-
-// awaits notes that a caller inside fetch f is about to wait for flight g, and returns ErrReentrant
-// instead if g waits for f, so that the wait would never end. leave takes the note back.
-func (f *flightContext) awaits(g *flightContext) error {
-	waitsMu.Lock()
-	defer waitsMu.Unlock()
-	if g.reaches(f) {
-		return ErrReentrant
-	}
-	if waits[f] == nil {
-		waits[f] = make(map[*flightContext]int)
-	}
-	waits[f][g]++
-	return nil
-}
-
-func (f *flightContext) leave(g *flightContext) {
-	waitsMu.Lock()
-	defer waitsMu.Unlock()
-	if waits[f][g]--; waits[f][g] == 0 {
-		delete(waits[f], g)
-	}
-	if len(waits[f]) == 0 {
-		delete(waits, f)
-	}
-}
-
-// reaches reports whether f waits for target, directly or through others. waitsMu must be held. The
-// graph has no cycle, since awaits lets none arise, and holds only fetches that wait for others.
-func (f *flightContext) reaches(target *flightContext) bool {
-	if f == target {
-		return true
-	}
-	for g := range waits[f] {
-		if g.reaches(target) {
-			return true
-		}
-	}
-	return false
 }

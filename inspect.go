@@ -64,13 +64,16 @@ func (c *Client[T]) SampleKeys(ctx context.Context, while time.Duration, most in
 }
 
 // setSure sets what surelyFresh takes off a deadline: the window, or so much that it is never sure, when
-// somebody wants to know of every hit, so that all take the long way.
+// an observer wants to know of every hit, so that all take the long way, or when the cache has been closed.
 func (c *Client[T]) setSure() {
 	if len(c.watchers.hits) > 0 || c.sampler.Load() != nil {
 		c.sure.Store(never)
 		return
 	}
 	c.sure.Store(c.window)
+	if c.isClosed() { // possibly since the window was stored
+		c.sure.Store(never)
+	}
 }
 
 // sampled notes a look-up of key, if a sample is being taken.

@@ -40,14 +40,15 @@ type Result[T any] struct {
 
 // Lookup is [Client.GetWithFetch] that also tells where the value came from and how old it is.
 func (c *Client[T]) Lookup(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (Result[T], error) {
-	return c.getOrFetch(ctx, key, ttl, fetch)
+	return c.getOrFetch(ctx, request[T]{key: key, ttl: ttl, fetch: fetch})
 }
 
 // Loader is a cache together with a ttl and a way to fetch; see [Client.Bind].
 type Loader[T any] struct {
-	client *Client[T]
-	ttl    time.Duration
-	fetch  FetchFunc[T]
+	client   *Client[T]
+	ttl      time.Duration
+	fetch    FetchFunc[T]
+	collects bool // fetch is that of a batcher, which counts the calls of the source
 }
 
 // Bind returns a Loader that gets keys as GetWithFetch(ctx, key, ttl, fetch) does. A hit through it
@@ -58,7 +59,17 @@ func (c *Client[T]) Bind(ttl time.Duration, fetch FetchFunc[T]) *Loader[T] {
 
 // Get is [Client.GetWithFetch] with the ttl and the fetch that l was bound to.
 func (l *Loader[T]) Get(ctx context.Context, key string) (T, error) {
-	return l.client.GetWithFetch(ctx, key, l.ttl, l.fetch)
+	c := l.client
+	e := c.store.peek(key)
+	if e != nil && c.surelyFresh(e) && l.fetch != nil {
+		c.countLocalHit()
+		if c.clone != nil {
+			return c.clone(e.value), nil
+		}
+		return e.value, nil
+	}
+	r, err := c.getOrFetch(ctx, request[T]{key: key, ttl: l.ttl, fetch: l.fetch, collects: l.collects})
+	return r.Value, err
 }
 
 // request is what a caller asks for, and what it has found already.
@@ -67,6 +78,8 @@ type request[T any] struct {
 	shard *flightShard[T] // of the key
 	ttl   time.Duration
 	fetch FetchFunc[T]
+
+	collects bool // fetch waits for one of several keys, which counts as the call of the source
 
 	found  found[T] // by the caller's look-up: a stale entry, or nothing
 	failed bool     // the backend did not answer that look-up, or there is no time left for it: nothing is stored
@@ -77,19 +90,19 @@ type request[T any] struct {
 
 // getOrFetch answers a look-up in the order that the documentation gives: what is fresh, what is stale
 // while it is being refreshed, and else the flight of the key.
-func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (Result[T], error) {
-	if err := c.checkLookup(key); err != nil {
+func (c *Client[T]) getOrFetch(ctx context.Context, q request[T]) (Result[T], error) {
+	if err := c.checkLookup(q.key); err != nil {
 		return Result[T]{}, err
 	}
-	if fetch == nil {
+	if q.fetch == nil {
 		return Result[T]{}, fmt.Errorf("%w: fetch is nil", ErrInvalidValue)
 	}
-	c.sampled(key)
-	q := request[T]{key: key, shard: c.flights.shard(key), ttl: ttl, fetch: fetch}
+	c.sampled(q.key)
+	q.shard = c.flights.shard(q.key)
 	q.ended = q.shard.ended.Load()
 	begun := c.askedAt()
 	var err error
-	q.found, err = c.find(ctx, key, c.store.peek(key)) // again, since what a fast path saw is from before ended
+	q.found, err = c.find(ctx, q.key, c.store.peek(q.key)) // again, since what a fast path saw is from before ended
 	q.asked = c.askedAt().Sub(begun)
 	switch f := &q.found; {
 	case err != nil && ctx.Err() != nil:
@@ -97,7 +110,9 @@ func (c *Client[T]) getOrFetch(ctx context.Context, key string, ttl time.Duratio
 	case err != nil && errors.Is(err, ErrClosed):
 		return Result[T]{}, err
 	case c.wantsRefresh(f):
-		c.refresh(ctx, &q)
+		if q.ttl > 0 { // otherwise nothing would be kept of it, and no caller waits for it
+			c.refresh(ctx, &q)
+		}
 		return c.hit(*f)
 	case f.state == fresh:
 		return c.hit(*f)
@@ -122,19 +137,20 @@ func (c *Client[T]) askedAt() (t time.Time) {
 
 // fetchOrJoin waits for the flight of the key, having started it if there was none.
 func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], error) {
-	if err := q.shard.cooling(q.key); err != nil {
-		c.missed()
-		return c.insteadOf(err, q.found)
-	}
 	inside := flightOf(ctx)
 	f, started, err := c.flights.join(ctx, inside, q, false)
 	if err != nil {
-		return Result[T]{}, err
+		c.missed()
+		return c.refused(err, q.found)
 	}
 	if started {
+		defer f.context.giveBack()
+		if inside != nil {
+			defer inside.leave(f.context)
+		}
 		c.missed()
 	} else {
-		c.joined(ctx, f)
+		defer c.joined(ctx, f)()
 	}
 	var soft <-chan struct{}
 	if c.mayOutlive(&q.found) {
@@ -149,10 +165,19 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], 
 	return r, err
 }
 
+// refused returns what a caller gets for whom no fetch begins: during ErrorCooldown a stale entry, if there is
+// one to cover the error up.
+func (c *Client[T]) refused(err error, was found[T]) (Result[T], error) {
+	if _, ok := err.(*cooldownError); ok {
+		return c.insteadOf(err, was)
+	}
+	return Result[T]{}, err
+}
+
 // insteadOf returns the stale entry that a look-up found instead of a fetch's error, if it is within
 // StaleIfError. That the source has none is an answer, and no error to cover up.
 func (c *Client[T]) insteadOf(err error, was found[T]) (Result[T], error) {
-	if was.entry == nil || was.entry.negative() || c.isNotFound(err) || errors.Is(err, ErrClosed) {
+	if was.entry == nil || was.entry.negative() || c.isNotFound(err) || c.isClosed() {
 		return Result[T]{}, err
 	}
 	was.now = c.clock.now()
@@ -196,11 +221,17 @@ func (c *Client[T]) wait(ctx context.Context, inside *flightContext, f *flight[T
 	case <-f.done:
 		return c.outcome(f, was)
 	case <-soft:
+		if f.isOver() {
+			return c.outcome(f, was)
+		}
 		if was.now = c.clock.now(); was.now < was.entry.deadline {
 			return c.outlived(*was)
 		}
 		return c.wait(ctx, inside, f, was, nil)
 	case <-gone:
+		if f.isOver() { // both were ready, and the caller gets the value that is there
+			return c.outcome(f, was)
+		}
 		return Result[T]{}, ctx.Err()
 	}
 }
@@ -232,7 +263,7 @@ const maxRefreshes = 256
 
 // refresh starts a flight that replaces what was found, and does not wait for it.
 func (c *Client[T]) refresh(ctx context.Context, q *request[T]) {
-	if q.shard.cooling(q.key) != nil || !c.mayRefresh() {
+	if !c.mayRefresh() {
 		return
 	}
 	// The refresh is nobody's wait: it does not count as part of a fetch that its caller may be.

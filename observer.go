@@ -158,10 +158,16 @@ func (c *Client[T]) missed() {
 }
 
 // joined counts a look-up that waits for a fetch which another one has started.
-func (c *Client[T]) joined(ctx context.Context, f *flight[T]) {
+// What it returns must be called when the look-up returns.
+func (c *Client[T]) joined(ctx context.Context, f *flight[T]) (left func()) {
 	c.stats.joined.Add(1)
 	c.observe(Event{Kind: EventJoined})
+	if f.context.trace == nil {
+		return func() {}
+	}
+	ctx, loan := rootOf(ctx).guard(ctx, true)
 	f.context.trace.join(ctx)
+	return loan.giveBack
 }
 
 // invalidated counts an entry that was dropped because it has changed in Redis.
@@ -197,13 +203,17 @@ type fetchCall struct {
 	told       atomic.Bool // its end has been told
 }
 
-// fetching counts a fetch that is about to begin, and returns the context to fetch under; and a record of
-// it if somebody observes, for fetched.
-func (c *Client[T]) fetching(f *flightContext, background bool) (context.Context, *fetchCall) {
+// countFetch counts a call of the source that is about to be made.
+func (c *Client[T]) countFetch(background bool) {
 	c.stats.fetches.Add(1)
 	if background {
 		c.stats.refreshes.Add(1)
 	}
+}
+
+// fetching returns the context for a fetch that is about to begin; and a record of it for fetched, if the
+// cache has observers.
+func (c *Client[T]) fetching(f *flightContext, background bool) (context.Context, *fetchCall) {
 	if len(c.watchers.all) == 0 {
 		return f, nil
 	}

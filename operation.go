@@ -265,6 +265,11 @@ func leave[R any](ctx context.Context, slots chan struct{}, failed func(error) R
 	case r := <-got:
 		return r
 	case <-ctx.Done():
+	}
+	select {
+	case r := <-got: // both were ready
+		return r
+	default:
 		return failed(ctx.Err())
 	}
 }

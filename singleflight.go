@@ -32,10 +32,11 @@ type flights[T any] struct {
 
 // flightRules are what does not change about flights.
 type flightRules struct {
-	timeout  time.Duration // when a flight ends; zero or less: when its fetch does
-	cooldown time.Duration // how long the error of a failed fetch stands for the next one
-	instant  bool          // storing a result takes no time: it is done under the shard's lock
-	traced   bool          // somebody wants to follow each fetch
+	timeout  time.Duration                         // when a flight ends; zero or less: when its fetch does
+	cooldown time.Duration                         // how long the error of a failed fetch stands for the next one
+	derive   func(context.Context) context.Context // WithFetchContext's, or nil
+	instant  bool                                  // storing a result takes no time: it is done under the shard's lock
+	traced   bool                                  // somebody wants to follow each fetch
 }
 
 const flightShards = 16
@@ -45,7 +46,7 @@ type flightShard[T any] struct {
 	// raised before a flight's fetch begins.
 	active atomic.Int32
 
-	chilled atomic.Bool // failures is not empty
+	failing atomic.Bool // failures is not empty
 
 	// ended counts the flights that have ended. A look-up that found nothing is still true when the
 	// count has not changed since.
@@ -54,7 +55,9 @@ type flightShard[T any] struct {
 	mu       sync.Mutex
 	joinable map[string]*flight[T] // the flight of each key that new callers join
 	filling  map[string]*flight[T] // the flight of each key that is storing its result
-	failures map[string]failure    // fetches that failed a short while ago; see cooldown.go
+	failures failures              // see cooldown.go
+	cooler   *time.Timer           // removes those whose time has ended; nil until needed
+	cooling  bool                  // cooler is set
 	fences   map[string]int        // writes under way of each key; flights that begin meanwhile are void
 	first    *flight[T]            // those that have not ended, in the order of their deadlines
 	last     *flight[T]
@@ -105,37 +108,76 @@ func (g *flights[T]) shard(key string) *flightShard[T] {
 }
 
 // join returns the flight of q.key, and starts one if there is none. ctx lends the flight its values.
-// inside is the fetch that the caller is, if it is one: if that fetches the key, join returns ErrReentrant.
+// inside is the fetch that the caller is, if it is one: if that fetches the key, join returns ErrReentrant. If the
+// last fetch of the key has failed a moment ago, join returns a cooldownError. All that keeps a fetch from
+// beginning is looked at under the lock under which it begins.
 func (g *flights[T]) join(ctx context.Context, inside *flightContext, q *request[T], background bool) (f *flight[T], started bool, err error) {
 	if inside.runs(g, q.key) {
 		return nil, false, ErrReentrant
 	}
+	var values lent
+	if g.derive != nil { // code of the user, so not under the lock, and only if it is likely to be of use
+		s := q.shard
+		s.mu.Lock()
+		f, err := s.joinLocked(q.key)
+		s.mu.Unlock()
+		if f != nil || err != nil {
+			return f, false, err
+		}
+	}
+	if values, err = lend(ctx, !background, g.derive); err != nil {
+		return nil, false, err
+	}
+	if f, started, err = g.startUnlessUnderWay(values, inside, q, background); !started {
+		values.giveBack()
+	}
+	return f, started, err
+}
+
+// startUnlessUnderWay is the part of join that holds the lock.
+func (g *flights[T]) startUnlessUnderWay(values lent, inside *flightContext, q *request[T], background bool) (f *flight[T], started bool, err error) {
 	s := q.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return nil, false, ErrClosed
-	}
-	if f := s.joinable[q.key]; f != nil {
-		return f, false, nil
+	if f, err := s.joinLocked(q.key); f != nil || err != nil {
+		return f, false, err
 	}
 	f = &flight[T]{flights: g, request: *q, background: background, done: make(chan struct{})}
 	f.context = &f.own
-	g.open(ctx, f.context, inside)
-	f.context.key = q.key
+	g.open(values, f.context, inside)
+	f.context.key, f.context.background = q.key, background
 	f.context.flights.Store(1)
 	g.addLocked(s, f)
+	if inside != nil {
+		inside.waits.add(f.context) // before it begins; the caller takes it back
+	}
 	g.crew.run(f)
 	return f, true, nil
 }
 
+// joinLocked returns the flight of key that callers may join, or the error for which none may begin.
+func (s *flightShard[T]) joinLocked(key string) (*flight[T], error) {
+	if s.closed {
+		return nil, ErrClosed
+	}
+	if f := s.joinable[key]; f != nil {
+		return f, nil
+	}
+	return nil, s.recentFailureLocked(key)
+}
+
 // open makes c the context of a fetch that is started from within parent, or from none.
-func (g *flights[T]) open(ctx context.Context, c, parent *flightContext) {
-	c.values, c.owner, c.parent = context.WithoutCancel(ctx), g, parent
+func (g *flights[T]) open(l lent, c, parent *flightContext) {
+	c.lent, c.owner, c.parent = l, g, parent
 	c.ttl.Store(ttlUnset)
 	if g.traced {
-		c.trace = &flightTrace{starter: c.values}
+		c.trace = &flightTrace{starter: l.starter}
 	}
+	g.start(c)
+}
+
+// start begins the time of a fetch. It may be called again as long as the fetch has not begun.
+func (g *flights[T]) start(c *flightContext) {
 	c.begun = g.clock.now()
 	c.deadline = never
 	if g.timeout > 0 {
@@ -193,7 +235,7 @@ type goexit struct{}
 // fail ends f with the error of its fetch, and remembers that for ErrorCooldown.
 func (g *flights[T]) fail(f *flight[T], err error) {
 	err = f.context.explain(err)
-	f.shard.chill(f, err, g.cooldown)
+	g.noteFailure(f, err)
 	if f.finish(Result[T]{}, err, g.failed) {
 		g.lost(f, err)
 	}
@@ -229,6 +271,24 @@ func (f *flight[T]) finish(result Result[T], err error, counted func(*flight[T])
 		f.giveUp = nil
 	}
 	return true
+}
+
+// begins reports whether the fetch of f may begin: not if f has ended, by Close for instance. Close takes the
+// same lock, so that no fetch begins after it.
+func (f *flight[T]) begins() bool {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	return !f.over
+}
+
+// isOver reports whether f has ended, so that its outcome can be read.
+func (f *flight[T]) isOver() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // holds notes what must be given up when f ends before it has settled that itself by holds(nil). It
@@ -317,9 +377,12 @@ func (g *flights[T]) close() {
 		s := &g.shards[i]
 		s.mu.Lock()
 		s.closed = true
-		if s.timer != nil {
-			s.timer.Stop()
+		for _, t := range []*time.Timer{s.timer, s.cooler} {
+			if t != nil {
+				t.Stop()
+			}
 		}
+		s.failures = failures{}
 		var all []*flight[T]
 		for f := s.first; f != nil; f = f.next {
 			all = append(all, f)

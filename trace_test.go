@@ -73,28 +73,14 @@ func TestTracerFollowsAFetchAndThoseWhoJoinIt(t *testing.T) {
 }
 
 func TestTracerLearnsWhoJoinedBeforeTheFetchBegan(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		gate := make(chan struct{})
-		c, r := observed(t, Config{}, WithFetchContext(func(context.Context) context.Context {
-			<-gate // holds the flight up before its fetch begins
-			return context.Background()
-		}))
-		fetch := func(ctx context.Context, _ string) (string, error) {
-			require.Nil(t, ctx.Value(callerKey{}))
-			return "v", nil
-		}
-		for _, name := range []string{"first", "second"} {
-			go c.GetWithFetch(calledBy(t, name), "k", time.Minute, fetch)
-			synctest.Wait()
-		}
-		require.Empty(t, r.traces)
-		close(gate)
-		synctest.Wait()
-		require.Len(t, r.traces, 1)
-		require.Equal(t, []any{"second"}, r.traces[0].joined)
-		require.Equal(t, "first", r.traces[0].info.Starter.Value(callerKey{}))
-		require.Len(t, r.traces[0].ended, 1)
-	})
+	r := new(recorder)
+	trace := &flightTrace{starter: calledBy(t, "first")}
+	trace.join(calledBy(t, "second"))
+	w := watchers{tracers: []FetchTracer{r}}
+	_, _ = trace.begin(calledBy(t, "first"), &w, false)
+	require.Len(t, r.traces, 1)
+	require.Equal(t, []any{"second"}, r.traces[0].joined)
+	require.Equal(t, "first", r.traces[0].info.Starter.Value(callerKey{}))
 }
 
 func TestTracerIsToldOfTheEndOfAFetchOnceAndOfNobodyAfterIt(t *testing.T) {

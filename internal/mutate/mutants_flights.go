@@ -5,9 +5,8 @@ var flightMutants = []mutant{
 	{
 		name:    "leaders-context",
 		promise: "G1",
-		edits: change("singleflight.go", "c.values, c.owner, c.parent = context.WithoutCancel(ctx), g, parent",
-			"c.values, c.owner, c.parent = ctx, g, parent"),
-		run: "TestConformance/memory/G1_",
+		edits:   change("caller_values.go", "\t\treturn context.WithoutCancel(ctx), nil\n", "\t\treturn ctx, nil\n"),
+		run:     "TestConformance/memory/G1_",
 	},
 	{
 		name:    "who-leaves-ends-the-fetch",
@@ -18,7 +17,7 @@ var flightMutants = []mutant{
 	{
 		name:    "fetch-context-is-not-detached",
 		promise: "G1",
-		edits:   change("fetch.go", "f.values = context.WithoutCancel(c.opts.fetchContext(f.values))", "f.values, _ = context.WithCancel(c.opts.fetchContext(f.values))\n\t\tf.end()"),
+		edits:   change("caller_values.go", "\tl.values, l.loans[1] = root.guard(derived, waits)\n", "\tl.values = derived\n"),
 		run:     "TestFetchContextIsDerived",
 	},
 	{
@@ -72,7 +71,7 @@ var flightMutants = []mutant{
 	{
 		name:    "nobody-joins",
 		promise: "G5",
-		edits:   change("singleflight.go", "if f := s.joinable[q.key]; f != nil {", "if f := s.joinable[q.key]; f != nil && false {"),
+		edits:   change("singleflight.go", "if f := s.joinable[key]; f != nil {", "if f := s.joinable[key]; f != nil && false {"),
 		run:     "TestConformance/memory/G5_",
 	},
 	{
@@ -84,7 +83,7 @@ var flightMutants = []mutant{
 	{
 		name:    "look-up-counts-too-late",
 		promise: "G5",
-		edits:   change("lookup.go", "c.find(ctx, key, c.store.peek(key))", "c.find(ctx, key, nil)"),
+		edits:   change("lookup.go", "c.find(ctx, q.key, c.store.peek(q.key))", "c.find(ctx, q.key, nil)"),
 		run:     "TestALookUpThatHasJustMissedLooksAgain",
 	},
 	{
@@ -102,13 +101,13 @@ var flightMutants = []mutant{
 	{
 		name:    "crossed-fetches-are-not-noticed",
 		promise: "G19",
-		edits:   change("flight_context.go", "if g.reaches(f) {", "if false {"),
+		edits:   change("flight_waits.go", "if g.reaches(f) {", "if false {"),
 		run:     "TestConformance/memory/G19_",
 	},
 	{
 		name:    "no-other-keys",
 		promise: "G19",
-		edits:   change("flight_context.go", "f.err.Load() == nil && f.fetches(key)", "f.err.Load() == nil"),
+		edits:   change("flight_waits.go", "f.err.Load() == nil && f.fetches(key)", "f.err.Load() == nil"),
 		run:     "TestConformance/memory/G19_",
 	},
 	{
@@ -124,7 +123,7 @@ var flightMutants = []mutant{
 	{
 		name:    "no-cooldown",
 		promise: "G22",
-		edits:   change("singleflight.go", "f.shard.chill(f, err, g.cooldown)", ""),
+		edits:   change("singleflight.go", "g.noteFailure(f, err)", ""),
 		run:     "TestConformance/memory/G22_",
 	},
 }

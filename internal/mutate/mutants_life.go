@@ -62,7 +62,7 @@ var lifeMutants = []mutant{
 	{
 		name:    "closed-cache-answers",
 		promise: "G16",
-		edits:   change("cache.go", "\tselect {\n\tcase <-c.closed:\n\t\treturn ErrClosed\n\tdefault:\n\t}\n\treturn checkKey(key)", "\treturn checkKey(key)"),
+		edits:   change("cache.go", "\tif c.isClosed() {\n\t\treturn ErrClosed\n\t}\n\treturn checkKey(key)", "\treturn checkKey(key)"),
 		run:     "TestConformance/memory/G16_",
 	},
 	{

@@ -83,7 +83,7 @@ var policyMutants = []mutant{
 	{
 		name:    "cooldown-outlives-a-write",
 		promise: "ErrorCooldown",
-		edits:   change("fence.go", "\ts.thawLocked(key)\n\tif f", "\tif f"),
+		edits:   change("fence.go", "\ts.forgetFailureLocked(key)\n\tif f", "\tif f"),
 		run:     "TestConformance/memory/ErrorCooldown_a_write",
 	},
 	{
