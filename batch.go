@@ -18,15 +18,17 @@ type FetchManyFunc[T any] func(ctx context.Context, keys []string) (map[string]T
 
 // GetMany returns what is cached under keys and within its ttl, asking the backend once for all. Keys that
 // are not cached, or remembered as not found, are absent from the result. If the backend does not answer,
-// it returns what this process holds, and an error that matches [ErrUnavailable].
+// it returns what this process holds, and an error that matches [ErrUnavailable]; if ctx has ended, the same
+// and the error of ctx.
 func (c *Client[T]) GetMany(ctx context.Context, keys []string) (map[string]T, error) {
-	m, err := c.newMany(ctx, keys)
+	m, err := c.newMany(context.WithoutCancel(ctx), keys)
 	if err != nil {
 		return nil, err
 	}
 	for _, q := range c.findMany(ctx, m.keys) {
 		switch {
 		case q.err != nil && !errors.Is(q.err, ErrInvalidValue):
+			c.missed()
 			m.fail(q.err)
 		case q.found.state == fresh || q.found.state == refreshDue:
 			m.addHit(q.key, q.found)
@@ -66,7 +68,7 @@ func (c *Client[T]) DeleteMany(ctx context.Context, keys []string) error {
 // and why; it matches the causes. Of a batch that is too large to be stored within [Config.OpTimeout] a part is
 // stored, and more by the next look-up.
 func (c *Client[T]) GetManyWithFetch(ctx context.Context, keys []string, ttl time.Duration, fetch FetchManyFunc[T]) (map[string]T, error) {
-	m, err := c.newMany(ctx, keys)
+	m, err := c.newMany(context.WithoutCancel(ctx), keys)
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +81,7 @@ func (c *Client[T]) GetManyWithFetch(ctx context.Context, keys []string, ttl tim
 		q.failed = q.err != nil && errors.Is(q.err, ErrUnavailable)
 		switch {
 		case q.err != nil && ctx.Err() != nil:
+			c.missed()
 			m.fail(ctx.Err())
 		case q.err != nil && errors.Is(q.err, ErrClosed):
 			m.fail(q.err)
@@ -104,11 +107,28 @@ type many[T any] struct {
 	keys   []string // none of them twice
 	values map[string]T
 	failed int
-	causes []error // of the keys that failed, none of them twice; the first few
+	causes []error             // of the keys that failed, none of them twice
+	texts  map[string]struct{} // of the causes
 }
 
-// maxCauses is how many causes the error of a batch holds.
+// maxCauses is how many causes the text of a batch's error names. The error matches all of them.
 const maxCauses = 8
+
+// batchError is the error of a call for several keys.
+type batchError struct {
+	failed, of int
+	causes     []error
+}
+
+func (e *batchError) Error() string {
+	text := fmt.Sprintf("cacheaside: %d of %d keys failed: %v", e.failed, e.of, errors.Join(e.causes[:min(len(e.causes), maxCauses)]...))
+	if more := len(e.causes) - maxCauses; more > 0 {
+		text += fmt.Sprintf("\nand %d other causes", more)
+	}
+	return text
+}
+
+func (e *batchError) Unwrap() []error { return e.causes }
 
 func (c *Client[T]) newMany(ctx context.Context, keys []string) (*many[T], error) {
 	if err := c.checkMany(ctx, keys); err != nil {
@@ -156,19 +176,22 @@ func (m *many[T]) add(key string, r Result[T], err error) {
 
 func (m *many[T]) fail(err error) {
 	m.failed++
-	if len(m.causes) < maxCauses && !slices.ContainsFunc(m.causes, func(e error) bool { return sameError(e, err) }) {
-		m.causes = append(m.causes, err)
+	text := err.Error() // an error need not be comparable
+	if _, ok := m.texts[text]; ok {
+		return
 	}
+	if m.texts == nil {
+		m.texts = make(map[string]struct{})
+	}
+	m.texts[text] = struct{}{}
+	m.causes = append(m.causes, err)
 }
-
-// sameError compares by text, since an error need not be comparable.
-func sameError(a, b error) bool { return a.Error() == b.Error() }
 
 func (m *many[T]) outcome() (map[string]T, error) {
 	if m.failed == 0 {
 		return m.values, nil
 	}
-	return m.values, fmt.Errorf("cacheaside: %d of %d keys failed: %w", m.failed, len(m.keys), errors.Join(m.causes...))
+	return m.values, &batchError{failed: m.failed, of: len(m.keys), causes: m.causes}
 }
 
 // forEach does something with each key, of those that are distinct.
@@ -267,7 +290,7 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 			q.found = c.judge(e, c.clock.now())
 			q.found.near = true
 		}
-		if q.found.state == absent && !c.instant {
+		if q.found.state == absent && (!c.instant || ctx.Err() != nil) {
 			missing = append(missing, i)
 		}
 	}
@@ -277,6 +300,12 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 	ask := make([]string, len(missing))
 	for i, at := range missing {
 		ask[i] = keys[at]
+	}
+	if err := ctx.Err(); err != nil {
+		for _, at := range missing {
+			all[at].err = err
+		}
+		return all
 	}
 	begun := c.askedAt()
 	replies := c.store.lookupMany(ctx, ask)

@@ -270,8 +270,10 @@ func (c *Client[T]) get(ctx context.Context, key string, kept *entry[T]) (value 
 	f, err := c.find(ctx, key, kept)
 	switch {
 	case err != nil:
-		if errors.Is(err, ErrInvalidValue) {
+		if !errors.Is(err, ErrClosed) {
 			c.missed()
+		}
+		if errors.Is(err, ErrInvalidValue) {
 			err = fmt.Errorf("%w: %w", ErrMiss, err)
 		}
 		return value, err

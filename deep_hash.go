@@ -12,17 +12,29 @@ import (
 // deepHash hashes a value with all that it points to, unexported fields too. Values of one type that differ
 // in anything that a reader could see differ in their hash, but for what it leaves out: locks and atomics,
 // and where a time.Location points, which fills itself in.
+//
+// Maps that share maps have as many ways through them as the product of their sizes. After maxPairs of them
+// deepHash gives up, and returns zero.
 func deepHash(seed maphash.Seed, v reflect.Value) uint64 {
-	h := deepHasher{seen: make(map[pointee]bool), seed: seed}
+	left := maxPairs
+	h := deepHasher{seen: make(map[pointee]bool), seed: seed, left: &left}
 	h.out.SetSeed(seed)
 	h.add(v)
+	if left < 0 {
+		return 0
+	}
 	return h.out.Sum64()
 }
+
+const maxPairs = 1 << 22
 
 type deepHasher struct {
 	out  maphash.Hash
 	seed maphash.Seed
 	seen map[pointee]bool // what has been hashed already, or is being: pointers may go round in circles
+
+	// left is how many pairs of maps may still be hashed, by this hasher and all that it was made for.
+	left *int
 }
 
 // pointee is where a pointer, slice or map points to, and as what.
@@ -111,8 +123,9 @@ func (h *deepHasher) elements(v reflect.Value) {
 // does not know what another one has visited, since it would depend on the order which of them came first.
 func (h *deepHasher) pairs(v reflect.Value) {
 	var sum uint64
-	for pairs := v.MapRange(); pairs.Next(); {
-		one := deepHasher{seen: maps.Clone(h.seen), seed: h.seed}
+	for pairs := v.MapRange(); pairs.Next() && *h.left >= 0; {
+		*h.left -= 1 + len(h.seen) // which are copied
+		one := deepHasher{seen: maps.Clone(h.seen), seed: h.seed, left: h.left}
 		one.out.SetSeed(h.seed)
 		one.add(pairs.Key())
 		one.add(pairs.Value())

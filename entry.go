@@ -13,19 +13,24 @@ type entry[T any] struct {
 	value    T
 	deadline int64 // when a store may forget it: the end of its freshness plus the cache's stale window
 
-	// meta holds, from the highest bit down: 1 bit, set for a negative entry; 28 bits, how long before the
-	// end of its freshness a refresh is due, of which the first tells the unit, milliseconds or 4096 of
-	// them; 35 bits, when it was stored, in milliseconds (397 days of them; an age beyond that is told
-	// wrong, nothing else).
+	// meta holds, from the highest bit down: 1 bit, set for a negative entry; 25 bits, how long before the
+	// end of its freshness a refresh is due, as a floating point number of milliseconds with 3 bits of
+	// exponent; 38 bits, when it was stored, in milliseconds (8.7 years of them: the age of what came from
+	// Redis ends there).
 	meta uint64
 }
 
 const (
-	storedBits  = 35
-	earlyBits   = 27
-	maxEarly    = 1<<earlyBits - 1 // a day and a half in milliseconds, 17 years in the larger unit
-	earlyShift  = 12               // from one unit to the other
-	negativeBit = 1 << (storedBits + earlyBits + 1)
+	storedBits   = 38
+	earlyBits    = 22               // exact up to 70 minutes, and to a four-millionth beyond
+	maxEarly     = 1<<earlyBits - 1 // with the largest exponent, 279 years
+	exponentBits = 3
+	maxExponent  = 1<<exponentBits - 1
+	exponentStep = 3 // what one more of the exponent shifts by
+	negativeBit  = 1 << (storedBits + earlyBits + exponentBits)
+
+	// maxAge is the greatest age that an entry can tell.
+	maxAge = int64(1<<storedBits-1) * int64(time.Millisecond)
 )
 
 // newEntry makes the entry of a value stored at now that is fresh until freshUntil, with a refresh due
@@ -40,11 +45,12 @@ func newEntry[T any](value T, now, freshUntil, window int64, early time.Duration
 }
 
 func packEarly(early time.Duration) uint64 {
-	ms := max(early.Milliseconds(), 0)
-	if ms <= maxEarly {
-		return uint64(ms)
+	ms, exponent := max(early.Milliseconds(), 0), uint64(0)
+	for ms > maxEarly && exponent < maxExponent {
+		ms >>= exponentStep
+		exponent++
 	}
-	return uint64(min(ms>>earlyShift, maxEarly)) | 1<<earlyBits
+	return uint64(min(ms, maxEarly)) | exponent<<earlyBits
 }
 
 // negativeEntry makes the entry that says "the source has none" until the deadline.
@@ -59,7 +65,7 @@ func (e *entry[T]) negative() bool { return e.meta&negativeBit != 0 }
 // early is how long before the end of its freshness a refresh is due, in nanoseconds.
 func (e *entry[T]) early() int64 {
 	packed := e.meta >> storedBits
-	return int64(packed&maxEarly<<(packed>>earlyBits&1*earlyShift)) * int64(time.Millisecond)
+	return int64(packed&maxEarly<<(packed>>earlyBits&maxExponent*exponentStep)) * int64(time.Millisecond)
 }
 
 // freshUntil is when the entry stops to be fresh, given the cache's stale window.

@@ -25,7 +25,9 @@ func TestAnEntryKeepsItsTimes(t *testing.T) {
 				require.Equal(t, now+int64(time.Hour)+window, e.deadline)
 				require.Equal(t, int64(early), e.early())
 				require.Zero(t, e.age(now))
-				require.Equal(t, 5*time.Hour, e.age(now+5*int64(time.Hour)))
+				for _, age := range []time.Duration{5 * time.Hour, 398 * 24 * time.Hour, 8 * 365 * 24 * time.Hour} {
+					require.Equal(t, age, e.age(now+int64(age)))
+				}
 			}
 		}
 	}
@@ -40,13 +42,13 @@ func TestAnEntryThatDoesNotExpire(t *testing.T) {
 }
 
 func TestWhatDoesNotFitIntoAnEntryIsClamped(t *testing.T) {
-	require.EqualValues(t, maxEarly<<earlyShift*int64(time.Millisecond), func() int64 {
+	require.EqualValues(t, maxEarly<<(maxExponent*exponentStep)*int64(time.Millisecond), func() int64 {
 		e := newEntry("v", 0, never-1, 0, math.MaxInt64)
 		return e.early()
 	}())
 	days := 10*24*time.Hour + time.Millisecond
 	e := newEntry("v", 0, never-1, 0, days)
-	require.InDelta(t, int64(days), e.early(), float64(1<<earlyShift*time.Millisecond), "it is less exact")
+	require.InDelta(t, int64(days), e.early(), float64(days)/maxEarly, "it is less exact")
 	e = newEntry("v", 0, 1, 0, -time.Hour)
 	require.Zero(t, e.early())
 	require.False(t, e.negative())

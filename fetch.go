@@ -320,6 +320,7 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 	switch {
 	case stored:
 		return
+	case err == nil && f.isTimedOut():
 	case err == nil:
 		c.stats.discarded.Add(1)
 		c.observe(Event{Kind: EventDiscarded})

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -478,4 +480,150 @@ func TestLongKeysOfFailuresAreLetGo(t *testing.T) {
 			s.mu.Unlock()
 		}
 	})
+}
+
+func TestADiscardedValueIsOneThatAWriteHasOvertaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCache[string](t, Config{FetchTimeout: time.Second})
+		deaf := func(context.Context, string) (string, error) { time.Sleep(2 * time.Second); return "late", nil }
+		_, err := c.GetWithFetch(t.Context(), key, time.Minute, deaf)
+		require.ErrorIs(t, err, ErrFetchTimeout)
+		time.Sleep(2 * time.Second)
+		require.Zero(t, c.Stats().Discarded)
+		go c.GetWithFetch(t.Context(), key, time.Minute, func(context.Context, string) (string, error) { time.Sleep(time.Second / 2); return "old", nil })
+		synctest.Wait()
+		require.NoError(t, c.Delete(t.Context(), key))
+		time.Sleep(time.Second)
+		require.EqualValues(t, 1, c.Stats().Discarded)
+	})
+}
+
+func TestAnEndedContextGetsWhatThisProcessHolds(t *testing.T) {
+	c := newTestCache[string](t, Config{})
+	require.NoError(t, c.Set(t.Context(), "a", "v", time.Minute))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	want := map[string]string{"a": "v"}
+	v, err := c.Get(ctx, "a")
+	require.NoError(t, err)
+	require.Equal(t, "v", v)
+	got, err := c.GetMany(ctx, []string{"a", "b"})
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, want, got)
+	fetch := func(context.Context, []string) (map[string]string, error) { return nil, errors.New("not called") }
+	got, err = c.GetManyWithFetch(ctx, []string{"a", "b"}, time.Minute, fetch)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, want, got)
+	_, err = c.Get(ctx, "b")
+	require.ErrorIs(t, err, context.Canceled)
+	s := c.Stats()
+	require.EqualValues(t, []uint64{3, 3, 0, 0}, []uint64{s.Hits, s.Misses, s.Joined, s.Fetches}, "each lookup counts as one")
+	require.ErrorIs(t, c.SetMany(ctx, want, time.Minute), context.Canceled)
+	require.ErrorIs(t, c.DeleteMany(ctx, []string{"a"}), context.Canceled)
+}
+
+func TestAReentrantLookupIsAMiss(t *testing.T) {
+	c := newTestCache[string](t, Config{})
+	var fetch FetchFunc[string]
+	fetch = func(ctx context.Context, key string) (string, error) {
+		return c.GetWithFetch(ctx, key, time.Minute, fetch)
+	}
+	_, err := c.GetWithFetch(t.Context(), key, time.Minute, fetch)
+	require.ErrorIs(t, err, ErrReentrant)
+	require.EqualValues(t, 2, c.Stats().Misses)
+}
+
+func TestTheErrorOfABatchMatchesEveryCause(t *testing.T) {
+	c := newTestCache[string](t, Config{})
+	var causes []error
+	var keys []string
+	for i := range 20 {
+		keys, causes = append(keys, strconv.Itoa(i)), append(causes, fmt.Errorf("cause %d", i))
+	}
+	for i, key := range keys { // each has a flight of its own, which the batch joins
+		begun := make(chan struct{})
+		go c.GetWithFetch(t.Context(), key, time.Minute, func(context.Context, string) (string, error) {
+			close(begun)
+			time.Sleep(50 * time.Millisecond)
+			return "", causes[i]
+		})
+		<-begun
+	}
+	_, err := c.GetManyWithFetch(t.Context(), keys, time.Minute, func(context.Context, []string) (map[string]string, error) { return nil, nil })
+	for _, cause := range causes {
+		require.ErrorIs(t, err, cause)
+	}
+	require.ErrorContains(t, err, "20 of 20")
+	require.ErrorContains(t, err, "12 other causes")
+}
+
+func TestAFetchHasTheProfilerLabelsOfItsCaller(t *testing.T) {
+	c := newTestCache[string](t, Config{})
+	labels := func(ctx context.Context, key string) (text string) {
+		_, err := c.GetWithFetch(ctx, key, time.Minute, func(context.Context, string) (string, error) {
+			var all strings.Builder
+			err := pprof.Lookup("goroutine").WriteTo(&all, 1)
+			for _, stack := range strings.Split(all.String(), "\n\n") {
+				if strings.Contains(stack, "TestAFetchHasTheProfilerLabels") && strings.Contains(stack, ".serve") {
+					text = stack
+				}
+			}
+			return "v", err
+		})
+		require.NoError(t, err)
+		return text
+	}
+	pprof.Do(t.Context(), pprof.Labels("tenant", "A"), func(ctx context.Context) { require.Contains(t, labels(ctx, "1"), `"tenant":"A"`) })
+	require.Eventually(t, func() bool {
+		c.flights.crew.mu.Lock()
+		defer c.flights.crew.mu.Unlock()
+		return len(c.flights.crew.idle) > 0
+	}, time.Second, time.Millisecond)
+	require.NotContains(t, labels(t.Context(), "2"), "tenant")
+	pprof.Do(t.Context(), pprof.Labels("tenant", "B"), func(ctx context.Context) { require.Contains(t, labels(ctx, "3"), `"tenant":"B"`) })
+}
+
+func TestALargeBatchLeavesNoRoomBehind(t *testing.T) {
+	c := newTestCache[int](t, Config{MaxEntries: 10})
+	heap := func() uint64 {
+		var m runtime.MemStats
+		for range 3 {
+			runtime.GC()
+		}
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	func() {
+		keys := make([]string, 300_000)
+		for i := range keys {
+			keys[i] = strconv.Itoa(i)
+		}
+		_, err := c.GetManyWithFetch(t.Context(), keys, time.Minute, func(_ context.Context, keys []string) (map[string]int, error) {
+			all := make(map[string]int, len(keys))
+			for i, key := range keys {
+				all[key] = i
+			}
+			return all, nil
+		})
+		require.NoError(t, err)
+	}()
+	require.Less(t, int64(heap())-int64(before), int64(4<<20))
+	require.Equal(t, 10, c.Stats().Entries)
+}
+
+func TestMapsThatShareMapsAreCheckedInTime(t *testing.T) {
+	type tree map[string]any
+	root := tree{"leaf": 1}
+	for range 40 {
+		root = tree{"left": root, "right": root}
+	}
+	reports := 0
+	c := newTestCache[tree](t, Config{}, WithMutationCheck(func(string) { reports++ }))
+	require.NoError(t, c.Set(t.Context(), key, root, time.Minute))
+	for range 3 {
+		_, err := c.Get(t.Context(), key)
+		require.NoError(t, err)
+	}
+	require.Zero(t, reports)
 }

@@ -106,6 +106,7 @@ func (c *Client[T]) getOrFetch(ctx context.Context, q request[T]) (Result[T], er
 	q.asked = c.askedAt().Sub(begun)
 	switch f := &q.found; {
 	case err != nil && ctx.Err() != nil:
+		c.missed()
 		return Result[T]{}, ctx.Err()
 	case err != nil && errors.Is(err, ErrClosed):
 		return Result[T]{}, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"hash/maphash"
 	"runtime/debug"
+	"runtime/pprof"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,7 @@ type flightShard[T any] struct {
 
 	mu       sync.Mutex
 	joinable map[string]*flight[T] // the flight of each key that new callers join
+	most     int                   // how many joinable has held since it was made
 	filling  map[string]*flight[T] // the flight of each key that is storing its result
 	failures failures              // see cooldown.go
 	cooler   *time.Timer           // removes those whose time has ended; nil until needed
@@ -191,6 +193,7 @@ func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
 	f.void = f.overtaken
 	s.active.Add(1)
 	s.joinable[f.key] = f
+	s.most = max(s.most, len(s.joinable))
 	if f.prev = s.last; f.prev != nil {
 		f.prev.next = f
 	} else {
@@ -211,6 +214,7 @@ func (f *flight[T]) run() {
 			f.end(Result[T]{}, abnormal(recover()))
 		}
 	}()
+	pprof.SetGoroutineLabels(f.context) // the caller's, and not those of the last flight of this goroutine
 	f.flights.run(f)
 	returned = true
 }
@@ -307,6 +311,13 @@ func (f *flight[T]) isVoid() bool {
 	return f.void
 }
 
+// isTimedOut reports whether f has ended by its time, and its key was not written since it began.
+func (f *flight[T]) isTimedOut() bool {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	return f.over && !f.overtaken
+}
+
 // held is the right to fill the key.
 func (f *flight[T]) held() lease[T] {
 	if f.lease != nil {
@@ -318,7 +329,14 @@ func (f *flight[T]) held() lease[T] {
 // detachLocked makes the next caller of key start a flight of its own.
 func (s *flightShard[T]) detachLocked(key string) {
 	delete(s.joinable, key)
+	if len(s.joinable) == 0 && s.most > roomKept {
+		s.joinable, s.most = make(map[string]*flight[T]), 0
+	}
 }
+
+// roomKept is the number of flights whose room a shard keeps when they have ended. A map never gives room back,
+// and a batch may have had a million keys.
+const roomKept = 1 << 10
 
 func (s *flightShard[T]) unlinkLocked(f *flight[T]) {
 	if f.prev != nil {

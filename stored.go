@@ -167,7 +167,7 @@ func (f *form[T]) times(data []byte) *entry[T] {
 	took := time.Duration(binary.BigEndian.Uint32(data[24:])) * time.Millisecond
 	present := time.Now() // once: reading the clock is what this costs
 	now := int64(present.Sub(f.clock.base))
-	age := max(0, present.UnixMilli()-storedAt) * int64(time.Millisecond)
+	age := min(max(0, present.UnixMilli()-storedAt), maxAge/int64(time.Millisecond)) * int64(time.Millisecond)
 	end := f.clock.atFrom(present, freshUntil)
 	if data[1]&kindMask == kindNegative {
 		e := negativeEntry[T](now-age, end)
