@@ -104,7 +104,7 @@ func (b *Backend) Close() error {
 // undo each other's promises.
 func New[T any](b *Backend, name string, opts ...Option) (*Client[T], error) {
 	if b == nil {
-		return nil, fieldError("backend", "nil", "what Connect returned")
+		return nil, nilPart("backend", "what Connect returned")
 	}
 	cfg := b.cfg
 	if name != "" {

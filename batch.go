@@ -14,7 +14,7 @@ import (
 // FetchManyFunc gets the values of several keys from the source, by one query. A key that it leaves out of
 // the result is one that the source does not have. If it returns an error, what it returns beside that is kept
 // and given out all the same; the other keys fail with the error. For ctx see [FetchFunc].
-type FetchManyFunc[T any] func(ctx context.Context, keys []string) (map[string]T, error)
+type FetchManyFunc[T any] = func(ctx context.Context, keys []string) (map[string]T, error)
 
 // GetMany returns what is cached under keys and within its ttl, asking the backend once for all. Keys that
 // are not cached, or remembered as not found, are absent from the result. If the backend does not answer,
@@ -73,7 +73,7 @@ func (c *Client[T]) GetManyWithFetch(ctx context.Context, keys []string, ttl tim
 		return nil, err
 	}
 	if fetch == nil {
-		return nil, fmt.Errorf("%w: fetch is nil", ErrInvalidValue)
+		return nil, nilArgument("fetch", "a function")
 	}
 	var missing, due []request[T]
 	for _, q := range c.findMany(ctx, m.keys) {

@@ -31,7 +31,7 @@ const (
 func (c *Client[T]) BindMany(ttl time.Duration, fetch FetchManyFunc[T], b Batching) (*Loader[T], error) {
 	switch {
 	case fetch == nil:
-		return nil, fieldError("fetch", "nil", "a function")
+		return nil, nilPart("fetch", "a function")
 	case b.MaxSize < 0:
 		return nil, fieldError("Batching.MaxSize", b.MaxSize, "zero for the default, or more")
 	case b.MaxWait < 0:

@@ -18,7 +18,7 @@ import (
 // A function that is made once and takes the key from its argument costs nothing on a hit. A closure that
 // captures the key, or a method value written in the call, is made anew and costs an allocation on every
 // call, hit or not. [Client.Bind] makes the former easy.
-type FetchFunc[T any] func(ctx context.Context, key string) (T, error)
+type FetchFunc[T any] = func(ctx context.Context, key string) (T, error)
 
 // Cache is what a service depends on, whichever backend it runs with. [Client] implements it, and says
 // what each method promises.
@@ -53,6 +53,7 @@ type Client[T any] struct {
 	spread  bool        // several processes refresh the same entries, and should not do it together
 
 	watchers  watchers
+	shortTTL  sync.Once    // the log is told of one that lacks a unit
 	evictions atomic.Int64 // that no observer has been told of yet
 	stats     counters
 	refreshes chan struct{} // holds one element a refresh under way

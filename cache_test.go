@@ -269,3 +269,11 @@ func askMany[T any](e *env, n int, c *Client[T], key string, s *source[T]) []<-c
 var errSource = errors.New("the source is down")
 
 const key = "some key"
+
+// userCache is an interface as a consumer of the cache would define it, without the types of this package.
+type userCache interface {
+	GetWithFetch(ctx context.Context, key string, ttl time.Duration, fetch func(context.Context, string) (string, error)) (string, error)
+	GetManyWithFetch(ctx context.Context, keys []string, ttl time.Duration, fetch func(context.Context, []string) (map[string]string, error)) (map[string]string, error)
+}
+
+var _ userCache = (*Client[string])(nil)

@@ -417,9 +417,9 @@ func TestConfigIsReadFromFilesAndTheEnvironment(t *testing.T) {
 	require.NoError(t, fromEnv.UnmarshalText([]byte(full.String())))
 	require.Equal(t, withoutSecrets(full), fromEnv)
 
-	var inNanoseconds Config
-	require.NoError(t, json.Unmarshal([]byte(`{"stale_for": 60000000000, "reap_interval": -1}`), &inNanoseconds))
-	require.Equal(t, Config{StaleFor: time.Minute, ReapInterval: -1}, inNanoseconds)
+	var zero Config
+	require.NoError(t, json.Unmarshal([]byte(`{"stale_for": 0, "reap_interval": "-1s"}`), &zero), "zero needs no unit")
+	require.Equal(t, Config{ReapInterval: -time.Second}, zero)
 
 	for range 20 {
 		var twice Config
@@ -449,7 +449,9 @@ func TestBadFilesAreNamed(t *testing.T) {
 	for text, names := range map[string][]string{
 		`{"max_size": 1}`:                          {`"max_size"`, "max_entries"},
 		`{"stale_for": "soon"}`:                    {"stale_for", `"soon"`, "1m30s"},
-		`{"stale_for": true}`:                      {"stale_for", "Duration"},
+		`{"stale_for": true}`:                      {"stale_for", "true", "1m30s"},
+		`{"op_timeout": 500}`:                      {"op_timeout", `"500"`, "1m30s"},
+		`{"reap_interval": -1}`:                    {"reap_interval", `"-1"`, "1m30s"},
 		`{"stale_for": "-1s"}`:                     {"StaleFor", "-1s"},
 		`{"max_entries": "many"}`:                  {"max_entries", "int"},
 		`{"jitter": 2}`:                            {"Jitter", "2"},
@@ -476,6 +478,73 @@ func TestBadFilesAreNamed(t *testing.T) {
 	require.ErrorIs(t, c.UnmarshalJSON([]byte(`{"jitter": `)), ErrInvalidConfig)
 	require.ErrorIs(t, c.UnmarshalText([]byte("nonsense")), ErrInvalidConfig)
 	require.True(t, errors.Is(c.UnmarshalJSON([]byte("")), ErrInvalidConfig) || errors.Is(c.UnmarshalJSON(nil), io.EOF))
+}
+
+func TestBadYAMLIsNamed(t *testing.T) {
+	for text, names := range map[string][]string{
+		"op_timeout: 500":              {"op_timeout", `"500"`, "1m30s"},
+		"stale_for: 1.5":               {"stale_for", `"1.5"`},
+		"stale_for: soon":              {"stale_for", `"soon"`},
+		"max_size: 1":                  {`"max_size"`, "max_entries"},
+		"jitter: 2":                    {"Jitter", "2"},
+		"- 1":                          {"invalid configuration"},
+		"memcached://":                 {"Backend", `"memcached"`},
+		"max_entries: many":            {"max_entries", "many"},
+		"redis: {password: [hunter2]}": {"redis"},
+	} {
+		c := Config{Name: "before"}
+		err := yaml.Unmarshal([]byte(text), &c)
+		require.Error(t, err, text)
+		require.NotContains(t, err.Error(), "hunter2", text)
+		require.Equal(t, Config{Name: "before"}, c, text)
+		if text != "max_entries: many" && text != "redis: {password: [hunter2]}" {
+			for _, name := range names {
+				require.ErrorContains(t, err, name, text)
+			}
+		}
+	}
+	var c Config
+	require.NoError(t, yaml.Unmarshal([]byte("name:\nredis:\n  password: 12345"), &c))
+	require.Equal(t, Config{Redis: RedisConfig{Password: "12345"}}, c)
+}
+
+func TestTheOneLineFormMayComeFromAFile(t *testing.T) {
+	for _, around := range []string{"%s\n", "%s\r\n", " \t%s ", "\n\n%s\n\n"} {
+		c, err := ParseConfig(fmt.Sprintf(around, "memory://?stale_for=1m"))
+		require.NoError(t, err)
+		require.Equal(t, Config{Backend: BackendMemory, StaleFor: time.Minute}, c)
+	}
+	for _, bad := range []string{"memory://\n?name=a", "memory://?name=a\x00b", "rueidis://user:hunter2\n@host:1"} {
+		_, err := ParseConfig(bad)
+		require.ErrorIs(t, err, ErrInvalidConfig)
+		require.ErrorContains(t, err, "control character")
+		require.NotContains(t, err.Error(), "hunter2")
+	}
+	_, err := ParseConfig("memory://?name=a\nb")
+	require.ErrorContains(t, err, "0x0a at byte 16")
+	c, err := ParseConfig("memory://?name=a%0Ab")
+	require.NoError(t, err)
+	require.Equal(t, "a\nb", c.Name)
+}
+
+func TestARedisConfigIsReadAsItIsWritten(t *testing.T) {
+	for _, r := range []RedisConfig{{}, full.Redis, {Addrs: []string{"h1:1", "h2:2"}, Cluster: true}, {Addrs: []string{"/run/redis.sock"}, DB: 2}} {
+		text, err := json.Marshal(r)
+		require.NoError(t, err)
+		var again RedisConfig
+		require.NoError(t, json.Unmarshal(text, &again), string(text))
+		require.Equal(t, withoutSecrets(Config{Redis: r}).Redis.String(), again.String())
+		var held struct{ Redis *RedisConfig }
+		require.NoError(t, json.Unmarshal([]byte(`{"Redis": `+string(text)+`}`), &held))
+		require.Equal(t, again, *held.Redis)
+	}
+	var r RedisConfig
+	require.NoError(t, json.Unmarshal([]byte(`{"db": 3, "password": "p"}`), &r))
+	require.Equal(t, RedisConfig{DB: 3, Password: "p"}, r)
+	require.NoError(t, json.Unmarshal([]byte(`null`), &r))
+	for _, bad := range []string{`"memory://"`, `"rueidis://h:1?stale_for=1m"`, `"h:1"`, `{"pasword": "p"}`, `7`} {
+		require.Error(t, json.Unmarshal([]byte(bad), &r), bad)
+	}
 }
 
 func TestAFieldOfAnUnknownTypeIsABugOfOurs(t *testing.T) {

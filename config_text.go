@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // configField is one parameter of the one-line form and the place in a Config that it sets: a *string,
@@ -62,10 +63,15 @@ const redacted = "xxxxx"
 //	rueidis-aside://host1:6379,host2:6379?cluster=true
 //	rueidis:///run/redis/redis.sock?db=1
 //
-// An unknown or repeated parameter and a value that cannot be read are errors matching
+// Spaces and line ends around it are left out, so that it may come from a file. An unknown or repeated
+// parameter, a value that cannot be read, and a control character anywhere else are errors matching
 // [ErrInvalidConfig]. No error text contains the password.
 func ParseConfig(s string) (Config, error) {
 	var c Config
+	s = strings.TrimSpace(s)
+	if at := strings.IndexFunc(s, unicode.IsControl); at >= 0 {
+		return c, fmt.Errorf("%w: control character %#02x at byte %d, allowed: none; write %%%02X in a value", ErrInvalidConfig, s[at], at, s[at])
+	}
 	scheme, rest, ok := strings.Cut(s, "://")
 	if !ok || scheme == "" {
 		return c, fmt.Errorf("%w: no backend before a \"://\", allowed: backend://[user:password@host:port/db][?parameters]", ErrInvalidConfig)
@@ -319,13 +325,43 @@ func redactURL(s string) string {
 func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // UnmarshalText reads the one-line form, for environment variables and flags.
-func (c *Config) UnmarshalText(text []byte) (err error) {
-	*c, err = ParseConfig(string(text))
+func (c *Config) UnmarshalText(text []byte) error {
+	parsed, err := ParseConfig(string(text))
+	if err == nil {
+		*c = parsed
+	}
 	return err
 }
 
+// UnmarshalText reads what [RedisConfig.MarshalText] writes: the one-line form of a Config with its Redis
+// part alone.
+func (r *RedisConfig) UnmarshalText(text []byte) error {
+	c, err := ParseConfig(string(text))
+	if err != nil {
+		return err
+	}
+	*r = c.Redis
+	only := Config{Backend: c.Backend, Redis: c.Redis}
+	if c.String() != only.String() || c.Backend != BackendRueidis && c.Backend != BackendRueidisAside {
+		return fieldError("Redis", "a line with other parts", "rueidis://[user:password@]host:port[/db], with parameters of Redis only")
+	}
+	return nil
+}
+
+// UnmarshalJSON reads an object whose names are those of the fields' JSON tags, or a string for
+// [RedisConfig.UnmarshalText].
+func (r *RedisConfig) UnmarshalJSON(data []byte) error {
+	var line string
+	if json.Unmarshal(data, &line) == nil && string(data) != "null" {
+		return r.UnmarshalText([]byte(line))
+	}
+	type fields RedisConfig // without this method
+	return strictJSON(data, (*fields)(r))
+}
+
 // UnmarshalJSON reads an object whose names are those of the one-line form, with Redis' own under
-// "redis", and durations as text ("1m30s") or nanoseconds; or a string in the one-line form.
+// "redis", and durations as text ("1m30s"); or a string in the one-line form. A duration that is a bare number
+// other than zero is an error: its unit would be anyone's guess.
 func (c *Config) UnmarshalJSON(data []byte) error {
 	if string(data) == "null" { // by convention
 		return nil
@@ -363,8 +399,11 @@ func (c *Config) setJSON(name string, value json.RawMessage) error {
 		return fieldError("field", quote(name), fieldNames())
 	}
 	place := f.place(c)
-	var text string
-	if _, isDuration := place.(*time.Duration); isDuration && json.Unmarshal(value, &text) == nil {
+	if _, isDuration := place.(*time.Duration); isDuration {
+		var text string
+		if json.Unmarshal(value, &text) != nil {
+			text = string(value) // a bare number, which is as it would be in the one-line form
+		}
 		if err := parseField(place, text); err != nil {
 			return fieldError(name, quote(text), err.Error())
 		}
@@ -373,6 +412,45 @@ func (c *Config) setJSON(name string, value json.RawMessage) error {
 	if err := json.Unmarshal(value, place); err != nil {
 		return fieldError(name, "of the wrong JSON type", fmt.Sprintf("%T", place)[1:])
 	}
+	return nil
+}
+
+// UnmarshalYAML reads a mapping whose names are those of the one-line form, with Redis' own under "redis" and
+// durations as text ("1m30s"), or a line in the one-line form. It is what gopkg.in/yaml.v3 and others that have
+// its interface call; as in JSON, unknown names and bare numbers for durations are errors.
+func (c *Config) UnmarshalYAML(unmarshal func(any) error) error {
+	var line string
+	if unmarshal(&line) == nil {
+		return c.UnmarshalText([]byte(line))
+	}
+	var given map[string]any
+	if err := unmarshal(&given); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidConfig, err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		f, ok := findField(name)
+		if !ok && name != "redis" {
+			return fieldError("field", quote(name), fieldNames())
+		}
+		if !ok || given[name] == nil {
+			continue
+		}
+		if _, isDuration := f.place(new(Config)).(*time.Duration); isDuration {
+			text := fmt.Sprint(given[name])
+			if err := parseField(new(time.Duration), text); err != nil {
+				return fieldError(name, quote(text), err.Error())
+			}
+		}
+	}
+	type fields Config   // without this method
+	parsed := fields(*c) // what the mapping leaves out stays
+	if err := unmarshal(&parsed); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidConfig, err)
+	}
+	if _, err := Config(parsed).resolve(); err != nil {
+		return err
+	}
+	*c = Config(parsed)
 	return nil
 }
 

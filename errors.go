@@ -14,9 +14,11 @@ var (
 	// such an answer is cached (see [Config.NegativeTTL]).
 	ErrNotFound = errors.New("cacheaside: not found")
 
-	// ErrInvalidValue means that a value or a function argument cannot be used: it cannot be encoded,
-	// is over a size limit, or is nil where something is needed. From [Client.Get] together with
-	// ErrMiss it means that the stored bytes cannot be decoded.
+	// ErrInvalidValue means that a value or an argument cannot be used: it cannot be encoded, is over a
+	// size limit, or is nil where something is needed. Every error for a nil fetch, function or backend
+	// matches it, and those of constructors ErrInvalidConfig as well; that of [Client.Bind] comes from
+	// [Loader.Get]. From [Client.Get] together with ErrMiss it means that the stored bytes cannot be
+	// decoded.
 	ErrInvalidValue = errors.New("cacheaside: invalid value")
 
 	// ErrInvalidTTL is returned by [Client.Set] for a ttl of zero or less.
@@ -98,6 +100,17 @@ func (e *limitError) Unwrap() error { return ErrInvalidValue }
 // fieldError says which field of a Config has a value that it must not have.
 func fieldError(field string, value any, allowed string) error {
 	return fmt.Errorf("%w: %s is %v, allowed: %s", ErrInvalidConfig, field, value, allowed)
+}
+
+// nilArgument is the error of a call that was given nothing where it needs a function.
+func nilArgument(name, wanted string) error {
+	return fmt.Errorf("%w: %s is nil, allowed: %s", ErrInvalidValue, name, wanted)
+}
+
+// nilPart is the error of a constructor that was given nothing where it needs a function or a backend. It
+// matches ErrInvalidValue too, as every error for a nil argument does.
+func nilPart(name, wanted string) error {
+	return fmt.Errorf("%w: %w", ErrInvalidConfig, nilArgument(name, wanted))
 }
 
 func unavailable(cause error) error { return fmt.Errorf("%w: %w", ErrUnavailable, cause) }

@@ -346,6 +346,9 @@ func (c *Client[T]) entry(value T, ttl time.Duration, now int64, took time.Durat
 	if c.cfg.Jitter > 0 {
 		ttl -= time.Duration(float64(ttl) * c.cfg.Jitter * rand.Float64())
 	}
+	if ttl < shortestMeant && c.opts.logger != nil {
+		c.shortTTL.Do(func() { logShortTTL(c.opts.logger, c.cfg.Name, ttl) })
+	}
 	ttl = roundUp(ttl)
 	return newEntry(value, now, c.clock.deadline(now, ttl), c.window, c.early(ttl, took))
 }

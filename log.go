@@ -195,3 +195,12 @@ func describeOne(err error) (text string, leaf bool) {
 		return name, false
 	}
 }
+
+// shortestMeant is the shortest TTL that is likely to be meant: a value is kept for a millisecond at least.
+const shortestMeant = time.Microsecond
+
+// logShortTTL tells of a TTL that is most likely a number without its unit, 30 instead of 30*time.Second.
+func logShortTTL(logger *slog.Logger, cache string, ttl time.Duration) {
+	logger.Warn("cacheaside: a value was given a TTL of nanoseconds; a unit may be missing, as in 30*time.Second",
+		"cache", cache, "ttl", ttl)
+}

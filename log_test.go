@@ -256,3 +256,22 @@ func make100(err error) []error {
 	}
 	return errs
 }
+
+func TestATTLWithoutAUnitIsToldOnce(t *testing.T) {
+	recorder := new(logRecorder)
+	c := newTestCache[string](t, Config{}, WithLogger(recorder.logger()))
+	fetch := func(context.Context, string) (string, error) { return "v", nil }
+	require.NoError(t, c.Set(t.Context(), "a", "v", time.Millisecond))
+	require.NoError(t, c.Set(t.Context(), "b", "v", NoExpiry))
+	require.Empty(t, recorder.lines(t))
+	for range 3 {
+		require.NoError(t, c.Set(t.Context(), "c", "v", 30))
+		_, err := c.GetWithFetch(t.Context(), "d", 60, fetch)
+		require.NoError(t, err)
+	}
+	lines := recorder.lines(t)
+	require.Len(t, lines, 1)
+	require.Equal(t, "WARN", lines[0]["level"])
+	require.Contains(t, lines[0]["msg"], "30*time.Second")
+	require.NotContains(t, fmt.Sprint(lines[0]), "\"v\"")
+}

@@ -95,7 +95,7 @@ func (c *Client[T]) getOrFetch(ctx context.Context, q request[T]) (Result[T], er
 		return Result[T]{}, err
 	}
 	if q.fetch == nil {
-		return Result[T]{}, fmt.Errorf("%w: fetch is nil", ErrInvalidValue)
+		return Result[T]{}, nilArgument("fetch", "a function")
 	}
 	c.sampled(q.key)
 	q.shard = c.flights.shard(q.key)

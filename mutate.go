@@ -24,7 +24,7 @@ func (c *Client[T]) Mutate(ctx context.Context, keys []string, write func(contex
 		return err
 	}
 	if write == nil {
-		return fmt.Errorf("%w: write is nil", ErrInvalidValue)
+		return nilArgument("write", "a function")
 	}
 	keys = distinct(keys)
 	fenced := 0

@@ -48,7 +48,7 @@ func (o options) with(opts []Option) options {
 
 func (o *options) fail(name, allowed string) {
 	if o.err == nil {
-		o.err = fieldError(name, "nil", allowed)
+		o.err = nilPart(name, allowed)
 	}
 }
 
