@@ -233,3 +233,15 @@ func TestAPanicInWithFetchContextIsTheCallersError(t *testing.T) {
 	require.ErrorAs(t, err, &panicked)
 	require.Zero(t, c.Stats().Flights)
 }
+
+func BenchmarkWhoseValues(b *testing.B) {
+	ctx := b.Context()
+	for range 20 {
+		ctx = context.WithValue(ctx, tenantKey{}, 1)
+	}
+	for b.Loop() {
+		if !isStandard(ctx) {
+			b.Fatal("it is")
+		}
+	}
+}
