@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -26,6 +27,7 @@ func init() {
 		promise{"NegativeTTL", "a WithNotFound sentinel matches fresh and from the cache", nil, checkNegativeSentinel},
 		promise{"NegativeTTL", "a failing, slow or hanging source after it is seen as such", nil, checkNegativeSources},
 		promise{"NegativeTTL", "a Set, a Delete and a fetched value replace it", nil, checkNegativeReplaced},
+		promise{"TTL", "a caller with one has kept what it joins, though the fetch was begun without", nil, checkJoinedTTL},
 		promise{"OverrideTTL", "sets the ttl from inside a fetch", nil, checkOverrideTTL},
 		promise{"SkipStore", "gives the value to those who wait and keeps nothing", nil, checkSkipStore},
 		promise{"Previous", "is the stale value that a fetch replaces", nil, checkPrevious},
@@ -683,4 +685,37 @@ func checkBind(e *env) {
 	require.NoError(e, c.Close())
 	_, err = kept.Get(e.Context(), key)
 	require.ErrorIs(e, err, ErrClosed)
+}
+
+// checkJoinedTTL begins fetches that are to keep nothing, alone and in a batch, and lets callers with a TTL join them.
+func checkJoinedTTL(e *env) {
+	c := open[string](e, nil)
+	s := serve("v")
+	release := s.hold()
+	defer release()
+	var begun sync.WaitGroup
+	begun.Go(func() { _, _ = c.GetWithFetch(e.Context(), key, 0, s.fetch) })
+	begun.Go(func() {
+		_, _ = c.GetManyWithFetch(e.Context(), []string{"many"}, -1, func(ctx context.Context, keys []string) (map[string]string, error) {
+			v, err := s.fetch(ctx, keys[0])
+			return map[string]string{keys[0]: v}, err
+		})
+	})
+	e.settle(func() bool { return s.calls.Load() == 2 }, "both fetches have begun")
+	begun.Go(func() { _, _ = c.GetWithFetch(e.Context(), key, 0, s.fetch) })
+	e.settle(func() bool { return c.Stats().Joined == 1 }, "a caller that wants nothing kept, too")
+	joined := append(askMany(e, 2, c, key, s), askMany(e, 1, c, "many", s)...)
+	release()
+	for _, a := range joined {
+		require.Equal(e, answer[string]{value: "v"}, <-a)
+	}
+	begun.Wait()
+	require.EqualValues(e, 2, s.calls.Load())
+	kept, err := c.GetMany(e.Context(), []string{key, "many"})
+	require.NoError(e, err)
+	if c.Config().Backend == BackendRueidisAside {
+		require.Empty(e, kept, "without a lease nothing may be kept")
+		return
+	}
+	require.Equal(e, map[string]string{key: "v", "many": "v"}, kept)
 }

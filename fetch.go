@@ -211,7 +211,7 @@ func (c *Client[T]) giveUp(key string, held lease[T]) {
 func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 	took := time.Duration(now - f.context.begun)
 	err = c.explain(f.context, err)
-	ttl := f.ttl
+	ttl := c.ttlOf(f)
 	if override := f.context.ttl.Load(); override != ttlUnset && ttl > 0 { // without a ttl there is no lease
 		ttl = time.Duration(override)
 	}
@@ -228,6 +228,17 @@ func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 		return
 	}
 	f.end(Result[T]{Value: value, Source: SourceFetched}, err)
+}
+
+// ttlOf returns the ttl of what f fetches: its starter's, or that of the first caller with one that has joined. On
+// rueidis-aside a flight without a ttl has taken no lease, and may keep nothing, whoever joins it.
+func (c *Client[T]) ttlOf(f *flight[T]) time.Duration {
+	if f.ttl > 0 || c.local == SourceNearHit {
+		return f.ttl
+	}
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	return f.joinedTTL
 }
 
 // explain returns the error of a fetch under f as its callers get it.

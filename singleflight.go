@@ -89,6 +89,7 @@ type flight[T any] struct {
 	overtaken  bool          // its key was written since it began, or just then; it is void, too
 	giveUp     func()        // releases what the fetch holds outside of this process, without waiting; nil if nothing
 	over       bool          // done is closed, or about to be
+	joinedTTL  time.Duration // of the first caller that joined with a ttl a flight that was begun without
 	filled     chan struct{} // closed when it has stored its result; made by who waits for that
 	prev, next *flight[T]
 }
@@ -121,7 +122,7 @@ func (g *flights[T]) join(ctx context.Context, inside *flightContext, q *request
 	if g.derive != nil { // code of the user, so not under the lock, and only if it is likely to be of use
 		s := q.shard
 		s.mu.Lock()
-		f, err := s.joinLocked(q.key)
+		f, err := s.joinLocked(q)
 		s.mu.Unlock()
 		if f != nil || err != nil {
 			return f, false, err
@@ -141,7 +142,7 @@ func (g *flights[T]) startUnlessUnderWay(values lent, inside *flightContext, q *
 	s := q.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f, err := s.joinLocked(q.key); f != nil || err != nil {
+	if f, err := s.joinLocked(q); f != nil || err != nil {
 		return f, false, err
 	}
 	f = &flight[T]{flights: g, request: *q, background: background, done: make(chan struct{})}
@@ -157,15 +158,18 @@ func (g *flights[T]) startUnlessUnderWay(values lent, inside *flightContext, q *
 	return f, true, nil
 }
 
-// joinLocked returns the flight of key that callers may join, or the error for which none may begin.
-func (s *flightShard[T]) joinLocked(key string) (*flight[T], error) {
+// joinLocked returns the flight of q.key, which the caller joins, or the error for which none may begin.
+func (s *flightShard[T]) joinLocked(q *request[T]) (*flight[T], error) {
 	if s.closed {
 		return nil, ErrClosed
 	}
-	if f := s.joinable[key]; f != nil {
+	if f := s.joinable[q.key]; f != nil {
+		if f.ttl <= 0 && f.joinedTTL <= 0 {
+			f.joinedTTL = q.ttl
+		}
 		return f, nil
 	}
-	return nil, s.recentFailureLocked(key)
+	return nil, s.recentFailureLocked(q.key)
 }
 
 // open makes c the context of a fetch that is started from within parent, or from none.
