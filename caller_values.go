@@ -10,10 +10,11 @@ import (
 	"unsafe"
 )
 
-// A fetch has the values of its caller's context, and may go on when the caller has returned. With contexts of
-// the standard library that is safe: they never change. A context of another type may be an object that a
-// framework gives to the next request as soon as the handler has returned, *gin.Context for one. So a fetch
-// reads from such a context only while its caller waits, and finds no values there after that.
+// A fetch has the values of its caller's context, and may go on when the caller has returned. With
+// contexts of the standard library that is safe: they never change. A context of another type may
+// be an object that a framework gives to the next request as soon as the handler has returned,
+// *gin.Context for one. So a fetch reads from such a context only while its caller waits, and
+// finds no values there after that.
 
 // borrowed is the values of a context that must not be read once its owner has returned.
 type borrowed struct {
@@ -34,7 +35,8 @@ func (b *borrowed) Value(key any) any {
 	return b.owner.Value(key)
 }
 
-// giveBack ends the reading, and waits for a reader that is in the middle of it. A nil b has lent nothing.
+// giveBack ends the reading, and waits for a reader that is in the middle of it. A nil b has lent
+// nothing.
 func (b *borrowed) giveBack() {
 	if b == nil {
 		return
@@ -57,8 +59,9 @@ func (l *lent) giveBack() {
 	}
 }
 
-// lend makes what a fetch has of ctx, on the caller's goroutine. A caller that does not wait for the fetch
-// lends only what is safe for good. derive is WithFetchContext's, or nil; if it panics, that is the error.
+// lend makes what a fetch has of ctx, on the caller's goroutine. A caller that does not wait for
+// the fetch lends only what is safe for good. derive is WithFetchContext's, or nil; if it panics,
+// that is the error.
 func lend(ctx context.Context, waits bool, derive func(context.Context) context.Context) (l lent, err error) {
 	root := rootOf(ctx)
 	l.starter, l.loans[0] = root.guard(ctx, waits)
@@ -118,8 +121,9 @@ var (
 	contextType = reflect.TypeFor[context.Context]()
 	fetchType   = reflect.TypeFor[*flightContext]()
 
-	// contextKinds has the types of contexts of the standard library that were met so far, about ten at most.
-	// A slice, which is copied to add one, is read in a fraction of the time that a map takes.
+	// contextKinds has the types of contexts of the standard library that were met so far, about
+	// ten at most. A slice, which is copied to add one, is read in a fraction of the time that a
+	// map takes.
 	contextKinds atomic.Pointer[[]contextKind]
 )
 
@@ -130,11 +134,11 @@ type contextKind struct {
 	offset uintptr // of the parent in the struct
 }
 
-// rootOf returns the root of ctx. A context of a fetch of this package counts as standard: its values are
-// looked after already.
+// rootOf returns the root of ctx. A context of a fetch of this package counts as standard: its
+// values are looked after already.
 //
-// Each miss walks through all of its caller's contexts. A step by package reflect takes 40 ns, and requests
-// come with twenty contexts, so the parents are read where reflect has found them.
+// Each miss walks through all of its caller's contexts. A step by package reflect takes 40 ns, and
+// requests come with twenty contexts, so the parents are read where reflect has found them.
 func rootOf(ctx context.Context) root {
 	for ctx != nil {
 		kind, ok := kindOf(reflect.TypeOf(ctx))
@@ -149,8 +153,9 @@ func rootOf(ctx context.Context) root {
 	return standard
 }
 
-// parent returns the parent of ctx, which is of this kind. The second word of an interface is the address of the
-// struct, whether the context is a pointer or the struct: one that has an interface in it is larger than a word.
+// parent returns the parent of ctx, which is of this kind. The second word of an interface is the
+// address of the struct, whether the context is a pointer or the struct: one that has an interface
+// in it is larger than a word.
 func (k contextKind) parent(ctx context.Context) context.Context {
 	at := (*[2]unsafe.Pointer)(unsafe.Pointer(&ctx))[1]
 	return *(*context.Context)(unsafe.Add(at, k.offset))

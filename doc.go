@@ -41,7 +41,8 @@
 //
 // A fetch runs with the values of the context of whoever asked first, and its result goes to everybody
 // who waits. What depends on the caller, such as a tenant or a user's rights, belongs in the key; see
-// [WithFetchContext].
+// [WithFetchContext]. If that context is not one of the standard library's, such as a *gin.Context, the fetch
+// finds no values in it once its caller has returned.
 //
 // A function that captures the key is made anew for every look-up, also for those that hit. That is why
 // [FetchFunc] is given the key; [Client.Bind] makes the right thing easy.

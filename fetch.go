@@ -230,8 +230,9 @@ func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 	f.end(Result[T]{Value: value, Source: SourceFetched}, err)
 }
 
-// ttlOf returns the ttl of what f fetches: its starter's, or that of the first caller with one that has joined. On
-// rueidis-aside a flight without a ttl has taken no lease, and may keep nothing, whoever joins it.
+// ttlOf returns the ttl of what f fetches: its starter's, or that of the first caller with one
+// that has joined. On rueidis-aside a flight without a ttl has taken no lease, and may keep
+// nothing, whoever joins it.
 func (c *Client[T]) ttlOf(f *flight[T]) time.Duration {
 	if f.ttl > 0 || c.local == SourceNearHit {
 		return f.ttl

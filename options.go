@@ -135,9 +135,16 @@ func WithLogger(logger *slog.Logger) Option {
 }
 
 // WithFetchContext sets what the context of a fetch is derived from, given that of the caller who
-// started it. Everybody who joins the fetch gets its result, so by default that caller's values (user,
-// trace, transaction) act for all of them; a cache of what depends on the caller should drop them here,
-// or put what it depends on into the key. The cancellation of the returned context is ignored.
+// started it. Everybody who joins the fetch gets its result, so by default that caller's values
+// (user, trace, transaction) act for all of them; a cache of what depends on the caller should
+// drop them here, or put what it depends on into the key. The cancellation of the returned context
+// is ignored.
+//
+// derive runs on the caller's goroutine, before the fetch begins, and must not block. So it may
+// copy a context that a web framework uses again after the request, as gin's Copy does. Without a
+// copy, a fetch reads from a context that is not of the standard library only while its caller
+// waits, and finds no values there after that. A panic of derive is returned to the caller as a
+// [*PanicError].
 func WithFetchContext(derive func(context.Context) context.Context) Option {
 	return func(o *options) {
 		if o.fetchContext = derive; derive == nil {
