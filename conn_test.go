@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -252,32 +251,6 @@ func TestADialFunctionWithoutAContextIsUsed(t *testing.T) {
 		require.NoError(t, c.Close(), "which leaves the dial behind")
 		require.Less(t, time.Since(begun), hang)
 	})
-}
-
-func TestDisableTCPNoDelayReachesTheSocket(t *testing.T) {
-	redistest.Require(t)
-	server := redistest.Start(t)
-	for _, off := range []bool{false, true} {
-		var socket atomic.Pointer[net.TCPConn]
-		openOn(t, server, server.Addr(), BackendRueidis, 3*time.Second, WithRueidisOption(func(o *rueidis.ClientOption) {
-			o.DisableTCPNoDelay = off
-			o.DialCtxFn = func(ctx context.Context, address string, d *net.Dialer, _ *tls.Config) (net.Conn, error) {
-				c, err := d.DialContext(ctx, "tcp", address)
-				if err == nil {
-					socket.Store(c.(*net.TCPConn))
-				}
-				return c, err
-			}
-		}))
-		raw, err := socket.Load().SyscallConn()
-		require.NoError(t, err)
-		var noDelay int
-		require.NoError(t, raw.Control(func(fd uintptr) {
-			noDelay, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_NODELAY)
-		}))
-		require.NoError(t, err)
-		require.Equal(t, off, noDelay == 0)
-	}
 }
 
 func TestOpenEndsWhenItsContextIsCancelled(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -270,30 +269,6 @@ func awaitProlonged(t *testing.T, s *redistest.Server) {
 	t.Helper()
 	s.ResetStats()
 	require.Eventually(t, func() bool { return s.CommandStats()["pexpire"] >= 2 }, 20*time.Second, time.Millisecond)
-}
-
-func TestAFrozenHolderLosesItsLease(t *testing.T) {
-	s := redistest.Start(t)
-	cfg := asideConfig(t, s, BackendRueidisAside)
-	cfg.LeaseTTL = time.Second
-	c := openAside[string](t, cfg)
-	holder := startHolder(t, cfg)
-	require.NoError(t, holder.command.Process.Signal(syscall.SIGSTOP))
-	v, err := c.GetWithFetch(t.Context(), key, time.Minute, serve("mine").fetch)
-	require.NoError(t, err)
-	require.Equal(t, "mine", v)
-
-	require.NoError(t, holder.command.Process.Signal(syscall.SIGCONT))
-	holder.tell("too late")
-	var got string
-	var discarded int
-	holder.hear(&got)
-	require.Equal(t, "too late", got, "its own caller gets what it has fetched")
-	holder.hear(&discarded)
-	require.Equal(t, 1, discarded)
-	v, err = openAside[string](t, cfg).Get(t.Context(), key)
-	require.NoError(t, err)
-	require.Equal(t, "mine", v)
 }
 
 func TestALongFetchKeepsItsLease(t *testing.T) {

@@ -43,8 +43,8 @@ func TestStoredFormIsWhatItsCommentSays(t *testing.T) {
 		require.Equal(t, "value", string(b[32:]))
 
 		b = requireEncoded(t, f, "k", newEntry("", now, never, f.window, 0), 1<<62)
-		require.EqualValues(t, math.MaxInt64, binary.BigEndian.Uint64(b[8:]))
-		require.EqualValues(t, math.MaxUint32, binary.BigEndian.Uint32(b[24:]), "a cost is clamped")
+		require.Equal(t, uint64(math.MaxInt64), binary.BigEndian.Uint64(b[8:]))
+		require.Equal(t, uint32(math.MaxUint32), binary.BigEndian.Uint32(b[24:]), "a cost is clamped")
 		require.Len(t, b, headerBytes)
 
 		b = requireEncoded(t, f, "k", negativeEntry[string](now, f.clock.deadline(now, time.Second)), 0)
