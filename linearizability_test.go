@@ -96,7 +96,7 @@ type fate int
 const (
 	kept   fate = iota // unless somebody writes the key after it
 	unsure             // somebody was writing the key meanwhile
-	passed             // it is an error, or its caller wanted it not to be kept
+	passed             // it is an error
 )
 
 func (e event) String() string {
@@ -320,8 +320,11 @@ func (h *history) look(k string, plan *rand.Rand) {
 	v, err := h.cache.GetWithFetch(ctx, k, ttl, func(context.Context, string) (int, error) {
 		v := int(h.value.Add(1))
 		e := event{action: doFetch, key: k, value: v}
-		if ttl == 0 || fails {
+		switch {
+		case fails:
 			e.fate = passed
+		case ttl == 0:
+			e.fate = unsure // it is kept if a caller with a TTL joins it
 		}
 		h.note(begun, h.now(), e)
 		h.pause(own)
