@@ -24,29 +24,35 @@ func TestAContextIsDoneAsSoonAsItHasAnError(t *testing.T) {
 		var open, ended atomic.Int64
 		for i := range 300 {
 			c := newTestCache[int](t, Config{FetchTimeout: timeout})
-			begun, returned := make(chan struct{}), make(chan struct{})
-			go c.GetWithFetch(context.Background(), strconv.Itoa(i), time.Minute, func(ctx context.Context, _ string) (int, error) {
-				defer close(returned)
-				done := ctx.Done()
-				close(begun)
-				for ctx.Err() == nil {
+			begun, returned, answered := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(answered)
+				_, _ = c.GetWithFetch(context.Background(), strconv.Itoa(i), time.Minute, func(ctx context.Context, _ string) (int, error) {
+					defer close(returned)
+					done := ctx.Done()
+					close(begun)
+					for ctx.Err() == nil {
+					}
+					ended.Add(1)
+					select {
+					case <-done:
+					default:
+						open.Add(1)
+					}
+					return 1, nil
+				})
+			}()
+			select {
+			case <-begun:
+				if timeout == time.Hour {
+					require.NoError(t, c.Close())
 				}
-				ended.Add(1)
-				select {
-				case <-done:
-				default:
-					open.Add(1)
-				}
-				return 1, nil
-			})
-			<-begun
-			if timeout == time.Hour {
-				require.NoError(t, c.Close())
+				<-returned
+			case <-answered: // the flight may have ended before its fetch began, or the fetch be about to end
 			}
-			<-returned
 			require.NoError(t, c.Close())
 		}
-		require.EqualValues(t, 300, ended.Load())
+		require.Positive(t, ended.Load(), "fetches that have begun")
 		require.Zero(t, open.Load(), "contexts that had an error while they were not done")
 	}
 }
@@ -475,9 +481,10 @@ func TestLongKeysOfFailuresAreLetGo(t *testing.T) {
 		for i := range c.flights.shards {
 			s := &c.flights.shards[i]
 			s.mu.Lock()
-			require.True(t, s.failures.isEmpty())
-			require.False(t, s.failing.Load(), "writers pass by again")
+			empty := s.failures.isEmpty()
 			s.mu.Unlock()
+			require.True(t, empty)
+			require.False(t, s.failing.Load(), "writers pass by again")
 		}
 	})
 }
