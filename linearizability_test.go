@@ -95,8 +95,8 @@ type fate int
 
 const (
 	kept   fate = iota // unless somebody writes the key after it
-	unsure             // somebody was writing the key meanwhile
-	passed             // it is an error
+	unsure             // the key was being written meanwhile, or only a caller that joins has a ttl
+	passed             // it is an error, or on rueidis-aside its caller has no ttl
 )
 
 func (e event) String() string {
@@ -321,10 +321,10 @@ func (h *history) look(k string, plan *rand.Rand) {
 		v := int(h.value.Add(1))
 		e := event{action: doFetch, key: k, value: v}
 		switch {
-		case fails:
+		case fails || ttl == 0 && h.cache.Config().Backend == BackendRueidisAside:
 			e.fate = passed
 		case ttl == 0:
-			e.fate = unsure // it is kept if a caller with a TTL joins it
+			e.fate = unsure // a caller with a ttl may join it
 		}
 		h.note(begun, h.now(), e)
 		h.pause(own)
