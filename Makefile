@@ -21,7 +21,7 @@ LINT         := $(CURDIR)/bin/golangci-lint-$(LINT_VERSION)
 # rules' paths here.
 export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 
-.PHONY: help test race nested lint prose fmt cover bench compare mutate fuzz soak coherence demo examples ci redis-server chromium
+.PHONY: help test race nested platforms fips lint prose fmt cover bench compare mutate fuzz soak coherence demo examples ci redis-server chromium
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,20 @@ test: redis-server ## run the tests of the library, with the race detector
 	$(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) -parallel $(TEST_PARALLEL) ./...
 
 race: test nested ## the same, and the tests of the nested modules
+
+# Where a user may build: each with its tests, which are not run but on 32 bits, where this machine can.
+PLATFORMS := linux/386 linux/arm windows/amd64 darwin/arm64 js/wasm
+
+platforms: ## build and vet the library with its tests for other systems, and run its memory tests on 32 bits
+	@set -e; for p in $(PLATFORMS); do for m in . cachetest debug otel prometheus; do \
+		echo "== $$p $$m: go vet"; \
+		(cd $$m && CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...); \
+	done; done
+	CGO_ENABLED=0 GOARCH=386 $(GO) test -timeout $(TEST_TIMEOUT) ./internal/table
+	CGO_ENABLED=0 GOARCH=386 $(GO) test -timeout $(TEST_TIMEOUT) -run '/^memory$$' .
+
+fips: redis-server ## run a part of the conformance suite of each backend with nothing but FIPS 140 cryptography
+	GODEBUG=fips140=only $(GO) test -timeout $(TEST_TIMEOUT) -run '^TestConformance$$/^(memory|rueidis|rueidis-aside)$$/^G[5-9]_' .
 
 nested: redis-server chromium
 	@set -e; for m in $(filter-out .,$(MODULES)); do \
@@ -79,7 +93,7 @@ examples: ## run the examples, to their ends
 	$(MAKE) --no-print-directory demo
 
 ci: test ## everything that must pass before a change goes in
-	$(MAKE) --no-print-directory -j 2 lint mutate nested # the first computes, the others mostly wait
+	$(MAKE) --no-print-directory -j 2 lint mutate nested platforms fips # the first computes, the next mostly wait
 	$(MAKE) --no-print-directory examples
 	$(MAKE) --no-print-directory compare ARGS=-short
 

@@ -22,9 +22,11 @@ type conn struct {
 	load     load
 	wires    wires
 
-	client  atomic.Pointer[rueidis.Client] // nil until it could be made
-	making  sync.Mutex                     // held while it is being made
-	closing atomic.Bool
+	client   atomic.Pointer[rueidis.Client] // nil until it could be made
+	making   sync.Mutex                     // held while it is being made
+	closing  atomic.Bool
+	teaching atomic.Bool  // a script is being sent; see scripts.go
+	taught   atomic.Int64 // when that was begun last, in unix nanoseconds
 }
 
 // newConn returns a connection that has not been tried. near makes the store of tracked reads; it is nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -24,65 +23,6 @@ import (
 // A stale entry stays where it is while it is being refreshed. Its lease is a key of its own, and filling
 // replaces the entry only if it is still the one that was there. A cache that gives no stale entries out needs
 // no such keys, and no permission for them: the token takes the entry's place.
-
-// lua makes a script when it is first run: making it computes a SHA-1, which a process that is held to FIPS
-// 140 and does not use this backend must not die of.
-func lua(text string) func() *rueidis.Lua {
-	return sync.OnceValue(func() *rueidis.Lua { return rueidis.NewLuaScript(text) })
-}
-
-// Scripts tell an entry by its identity: its first bytes, which hold the header, and its length. Values are
-// too large to send them along.
-var (
-	// fillScript: KEYS the key; ARGV token, value, PX or "".
-	fillScript = lua(`
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2])
-else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
-return 1`)
-
-	// replaceScript: KEYS the key; ARGV first bytes, length or -1 for what is no string, value, PX or "".
-	replaceScript = lua(`
-if redis.call('TYPE', KEYS[1]).ok == 'string' then
-  if redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[2]) then return 0 end
-  if redis.call('GETRANGE', KEYS[1], 0, 31) ~= ARGV[1] then return 0 end
-elseif ARGV[2] ~= '-1' then return 0 end
-redis.call('DEL', KEYS[1])
-if ARGV[4] == '' then redis.call('SET', KEYS[1], ARGV[3])
-else redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4]) end
-return 1`)
-
-	// dropScript: KEYS the key; ARGV first bytes, length. Deletes the entry with this identity.
-	dropScript = lua(`
-if redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[2]) then return 0 end
-if redis.call('GETRANGE', KEYS[1], 0, 31) ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])`)
-
-	// releaseScript: KEYS the lease's key; ARGV token.
-	releaseScript = lua(`
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])`)
-
-	// takeOverScript: KEYS the lease's key; ARGV what stands there, or "" for whatever does, and token, PX to put
-	// in its place if it is no lease, or one that does not expire in its time. A little more than its time is
-	// allowed for, since a clock may be set back.
-	takeOverScript = lua(`
-local held = redis.pcall('GET', KEYS[1])
-if ARGV[1] ~= '' and held ~= ARGV[1] then return 0 end
-local left, longest = redis.call('PTTL', KEYS[1]), -1
-if type(held) == 'string' and #held == 36 and string.find(held, '^\202\019%x+[A-Z2-7]+$') then
-  longest = tonumber(string.sub(held, 3, 10), 16) * 1.25
-end
-if left == -2 or left >= 0 and left <= longest then return 0 end
-redis.call('DEL', KEYS[1])
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 1`)
-
-	// prolongScript: KEYS the lease's key; ARGV token, PX.
-	prolongScript = lua(`
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
-)
 
 // asideLease is what rueidis-aside knows of a lease.
 type asideLease struct {
@@ -228,7 +168,7 @@ func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T],
 
 // seize leases a key that holds what is of no use, with this identity, by putting the token in its place.
 func (a *aside[T]) seize(ctx context.Context, key, first string, length int) (lease[T], error) {
-	return a.put(ctx, replaceScript, a.redisKey(key), first, strconv.Itoa(length))
+	return a.put(ctx, &replaceScript, a.redisKey(key), first, strconv.Itoa(length))
 }
 
 // takeOver takes the place of a lease that does not expire in its time, which is what stands under redisKey,
@@ -238,7 +178,7 @@ func (a *aside[T]) takeOver(ctx context.Context, redisKey, stands string, known 
 	if !known.overdue {
 		return lease[T]{}, errLeased
 	}
-	held, err := a.put(ctx, takeOverScript, redisKey, stands)
+	held, err := a.put(ctx, &takeOverScript, redisKey, stands)
 	if err == nil && held.token == "" {
 		err = errLeased
 	}
@@ -247,7 +187,7 @@ func (a *aside[T]) takeOver(ctx context.Context, redisKey, stands string, known 
 
 // put leases a key by a script that puts a token there, which is its last argument but one. The token is "" if
 // it has not.
-func (a *aside[T]) put(ctx context.Context, s func() *rueidis.Lua, redisKey string, args ...string) (lease[T], error) {
+func (a *aside[T]) put(ctx context.Context, s *script, redisKey string, args ...string) (lease[T], error) {
 	token := newToken(a.lease)
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
@@ -265,7 +205,7 @@ func (a *aside[T]) hold(l lease[T]) lease[T] {
 	l.aside.cancel = cancel
 	key, token := l.aside.key, l.token
 	l.aside.beat = newReaper(a.lease/3, func(time.Time) bool {
-		n, err := a.script(ctx, prolongScript, key, token, a.leaseMilliseconds())
+		n, err := a.script(ctx, &prolongScript, key, token, a.leaseMilliseconds())
 		return err != nil || n == 1 // what failed is tried again, what is lost is not
 	})
 	l.aside.beat.wake()
@@ -295,10 +235,10 @@ func (a *aside[T]) fill(ctx context.Context, key string, l lease[T], e entry[T],
 	defer a.forget(key)
 	value := rueidis.BinaryString(data)
 	if l.aside.replaces == "" {
-		n, err := a.script(ctx, fillScript, k, l.token, value, px)
+		n, err := a.script(ctx, &fillScript, k, l.token, value, px)
 		return n == 1, err
 	}
-	n, err := a.script(ctx, replaceScript, k, l.aside.replaces, strconv.Itoa(l.aside.length), value, px)
+	n, err := a.script(ctx, &replaceScript, k, l.aside.replaces, strconv.Itoa(l.aside.length), value, px)
 	if err == nil {
 		err = a.abandon(ctx, key, l, false)
 	}
@@ -313,26 +253,22 @@ func (a *aside[T]) abandon(ctx context.Context, key string, l lease[T], remove b
 	if remove && l.aside.replaces != "" {
 		a.write(key)
 		defer a.forget(key)
-		if _, err := a.script(ctx, dropScript, a.redisKey(key), l.aside.replaces, strconv.Itoa(l.aside.length)); err != nil {
+		if _, err := a.script(ctx, &dropScript, a.redisKey(key), l.aside.replaces, strconv.Itoa(l.aside.length)); err != nil {
 			return err
 		}
 	}
-	_, err := a.script(ctx, releaseScript, l.aside.key, l.token)
+	_, err := a.script(ctx, &releaseScript, l.aside.key, l.token)
 	return err
 }
 
 // script runs a script on one key, and returns its number.
-func (a *aside[T]) script(ctx context.Context, s func() *rueidis.Lua, key string, args ...string) (int64, error) {
+func (a *aside[T]) script(ctx context.Context, s *script, key string, args ...string) (int64, error) {
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
 		return 0, err
 	}
 	n, err := o.run(s, key, args...)
 	return n, a.conn.end(&o, err)
-}
-
-func (o *op) run(s func() *rueidis.Lua, key string, args ...string) (int64, error) {
-	return s().Exec(o.ctx, o.Client, []string{key}, args).AsInt64()
 }
 
 // watch returns the next change of key that Redis tells of, and whether the key is known to hold a lease.

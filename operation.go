@@ -13,6 +13,7 @@ import (
 // op is one operation under way.
 type op struct {
 	rueidis.Client
+	conn   *conn
 	ctx    context.Context // ends at OpTimeout, or with the caller's
 	cancel context.CancelFunc
 	caller context.Context
@@ -24,7 +25,7 @@ type op struct {
 // With patient, it waits for a connection that is being restored; without, only for a moment. All of it, until
 // end, takes no longer than OpTimeout.
 func (n *conn) begin(ctx context.Context, patient bool) (op, error) {
-	o := op{caller: ctx, begun: time.Now()}
+	o := op{conn: n, caller: ctx, begun: time.Now()}
 	o.ctx, o.cancel = n.timeouts.bound(ctx, o.begun)
 	if err := n.ready(&o, patient); err != nil {
 		o.release()

@@ -33,6 +33,13 @@ var redisMutants = []mutant{
 		run:     "TestReadsSurviveALostConnection",
 	},
 	{
+		name:    "a-server-far-away-never-learns-the-scripts",
+		promise: "G11",
+		edits:   change("scripts.go", "\t\tdefer n.teaching.Store(false)\n", "\t\tdefer n.teaching.Store(false)\n\t\treturn\n"),
+		run:     "TestAServerFarAwayLearnsTheScripts",
+		within:  30 * time.Second,
+	},
+	{
 		name:    "nobody-waits-for-a-new-connection",
 		promise: "G11",
 		edits:   change("breaker.go", "if round == nil || !patient && !fresh {", "if round == nil || !patient && (fresh || !fresh) {"),

@@ -1,0 +1,124 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// A script is a Lua program that Redis runs, by the hash that Redis knows it by. The hash is written down here:
+// a process that is held to FIPS 140 must not compute a SHA-1, and asking Redis for it would need one more
+// permission.
+//
+// A server that does not know the script, because it has been restarted or SCRIPT FLUSH was called, is sent the
+// text. That is one more round trip within the time of an operation, and there may be none left: where the
+// server is far away, even the reply that it does not know the script comes too late. So the texts are also
+// sent in the background, with a time of their own, and then the next operation finds them known.
+type script struct {
+	text string
+	sha  string
+
+	// idle are arguments with which the script changes nothing, whatever the key holds.
+	idle []string
+}
+
+// notThere is what no key holds: neither a token nor an entry looks like it.
+const notThere = "\x00nothing that a key of a cache holds"
+
+// scripts are all that there are.
+var scripts = []*script{&fillScript, &replaceScript, &dropScript, &releaseScript, &takeOverScript, &prolongScript}
+
+// Scripts tell an entry by its identity: its first bytes, which hold the header, and its length. Values are
+// too large to send them along.
+var (
+	// fillScript: KEYS the key; ARGV token, value, PX or "".
+	fillScript = script{text: `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2])
+else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1`, sha: "8f5c8b748880a7d5129e28ce08b3a6c89cceb788", idle: []string{notThere, "", ""}}
+
+	// replaceScript: KEYS the key; ARGV first bytes, length or -1 for what is no string, value, PX or "".
+	replaceScript = script{text: `
+if redis.call('TYPE', KEYS[1]).ok == 'string' then
+  if redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[2]) then return 0 end
+  if redis.call('GETRANGE', KEYS[1], 0, 31) ~= ARGV[1] then return 0 end
+elseif ARGV[2] ~= '-1' then return 0 end
+redis.call('DEL', KEYS[1])
+if ARGV[4] == '' then redis.call('SET', KEYS[1], ARGV[3])
+else redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4]) end
+return 1`, sha: "f4a35665acdd211361801d3f39e458d680c0b42d", idle: []string{notThere, "-2", "", ""}}
+
+	// dropScript: KEYS the key; ARGV first bytes, length. Deletes the entry with this identity.
+	dropScript = script{text: `
+if redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[2]) then return 0 end
+if redis.call('GETRANGE', KEYS[1], 0, 31) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])`, sha: "eff36bddd8c77a1f2b3d5cbd93ef70d1f1037ed0", idle: []string{notThere, "-2"}}
+
+	// releaseScript: KEYS the lease's key; ARGV token.
+	releaseScript = script{text: `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])`, sha: "432633f13589ce36650cdbd1d4058a8f9e193ee9", idle: []string{notThere}}
+
+	// takeOverScript: KEYS the lease's key; ARGV what stands there, or "" for whatever does, and token, PX to put
+	// in its place if it is no lease, or one that does not expire in its time. A little more than its time is
+	// allowed for, since a clock may be set back.
+	takeOverScript = script{text: `
+local held = redis.pcall('GET', KEYS[1])
+if ARGV[1] ~= '' and held ~= ARGV[1] then return 0 end
+local left, longest = redis.call('PTTL', KEYS[1]), -1
+if type(held) == 'string' and #held == 36 and string.find(held, '^\202\019%x+[A-Z2-7]+$') then
+  longest = tonumber(string.sub(held, 3, 10), 16) * 1.25
+end
+if left == -2 or left >= 0 and left <= longest then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1`, sha: "b3077ff92feb5658c98169dc0693bd13825b9cfb", idle: []string{notThere, "", "1"}}
+
+	// prolongScript: KEYS the lease's key; ARGV token, PX.
+	prolongScript = script{text: `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])`, sha: "8d943429f5dbb76e635924bf92e32e374e38ae0b", idle: []string{notThere, "1"}}
+)
+
+// run runs a script on one key, and returns its number.
+func (o *op) run(s *script, key string, args ...string) (int64, error) {
+	n, err := o.Do(o.ctx, o.B().Evalsha().Sha1(s.sha).Numkeys(1).Key(key).Arg(args...).Build()).AsInt64()
+	re, isReply := rueidis.IsRedisErr(err)
+	switch {
+	case isReply && re.IsNoScript():
+		o.conn.teach(key)
+		return o.eval(s, key, args...)
+	case !isReply && errors.Is(err, context.DeadlineExceeded):
+		o.conn.teach(key) // the reply may have been that it does not know the script
+	}
+	return n, err
+}
+
+func (o *op) eval(s *script, key string, args ...string) (int64, error) {
+	return o.Do(o.ctx, o.B().Eval().Script(s.text).Numkeys(1).Key(key).Arg(args...).Build()).AsInt64()
+}
+
+// teachEvery is the shortest time from one lesson to the next.
+const teachEvery = time.Second
+
+// teach sends the texts of all scripts to the node that key belongs to, in the background: a server that does
+// not know one seldom knows the others. It does so once in a while at most, since a server that is slow for
+// another reason must not be given more to do.
+func (n *conn) teach(key string) {
+	now := time.Now().UnixNano()
+	if last := n.taught.Load(); now-last < int64(teachEvery) || !n.taught.CompareAndSwap(last, now) || n.teaching.Swap(true) {
+		return
+	}
+	go func() { // ends within OpTimeout for each script, or with the connection
+		defer n.teaching.Store(false)
+		for _, s := range scripts {
+			_ = n.attempt(context.Background(), false, func(o *op) error { // the next operation that needs it tries again
+				_, err := o.eval(s, key, s.idle...)
+				return err
+			})
+		}
+	}()
+}
