@@ -27,6 +27,10 @@ type conn struct {
 	closing  atomic.Bool
 	teaching atomic.Bool  // a script is being sent; see scripts.go
 	taught   atomic.Int64 // when that was begun last, in unix nanoseconds
+
+	checkOnce sync.Once
+	checkName string        // what the keys of unusedKey have in common; random, so that they are no cache's
+	checks    atomic.Uint64 // how often unusedKey has been asked
 }
 
 // newConn returns a connection that has not been tried. near makes the store of tracked reads; it is nil

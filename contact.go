@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -148,8 +149,16 @@ for _, c in ipairs({{'TYPE'}, {'STRLEN'}, {'GETRANGE', 0, 31}, {'PTTL'}, {'PEXPI
 end
 return 0`
 
-// unusedKey returns a key that begins with prefix and that nobody uses.
-func unusedKey(prefix string) string { return prefix + "cacheaside-check-" + rand.Text() }
+// healthKeys is how many keys a connection asks for to see whether Redis serves a cache. Redis remembers each
+// of them for as long as it tracks what the connection reads, so they must be few; but in a cluster they
+// must meet several nodes.
+const healthKeys = 16
+
+// unusedKey returns a key that begins with prefix and that no cache uses, each of healthKeys in turn.
+func (n *conn) unusedKey(prefix string) string {
+	n.checkOnce.Do(func() { n.checkName = "cacheaside-check-" + rand.Text() + "-" })
+	return prefix + n.checkName + strconv.FormatUint(n.checks.Add(1)%healthKeys, 10)
+}
 
 // permitted asks Redis whether this user may do what is needed with keys that begin with prefix, and returns
 // the refusal. It changes nothing. That Redis does not answer before ctx ends, or cannot do it at present, is no
@@ -159,7 +168,7 @@ func (n *conn) permitted(ctx context.Context, prefix string, needs []need) error
 	if err != nil {
 		return nil
 	}
-	key := unusedKey(prefix)
+	key := n.unusedKey(prefix)
 	commands := make(rueidis.Commands, len(needs))
 	for i, need := range needs {
 		commands[i] = need.build(o.B(), key)
@@ -196,7 +205,7 @@ func (n *conn) ping(ctx context.Context) error {
 // writes none: SET with XX on a key that is not there has all it takes to be refused for want of memory, of
 // a disk, of a master or of a permission.
 func (n *conn) works(ctx context.Context, prefix string) error {
-	key := unusedKey(prefix)
+	key := n.unusedKey(prefix)
 	return n.attempt(ctx, true, func(o *op) error {
 		for _, need := range needs[:2] {
 			if err := o.Do(o.ctx, need.build(o.B(), key)).Error(); err != nil && !rueidis.IsRedisNil(err) {

@@ -97,4 +97,10 @@ var redisMutants = []mutant{
 		run:     "TestTheReaderGoesOnWhileTheWriterIsStuck",
 		within:  10 * time.Second, // both wait for ever
 	},
+	{
+		name:    "health-asks-for-new-keys",
+		promise: "Health",
+		edits:   change("contact.go", "n.checks.Add(1)%healthKeys", "n.checks.Add(1)"),
+		run:     "TestHealthLeavesFewTrackedKeys",
+	},
 }
