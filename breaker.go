@@ -120,11 +120,11 @@ func (b *breaker) answered(err error) (up bool) {
 	return false
 }
 
-// wait returns nil when the backend is up, and why it is not otherwise. With patient it waits for the
-// outcome of the probe that is under way, unless ctx ends before. Without, it does so only just after the
-// connection was lost, and briefly: most often there is another one at once, and nobody need notice. A
-// connection that is refused is known soon, and one that is not answered costs each caller that little only
-// while the first probe lasts.
+// wait returns nil when the backend is up, and why it is not otherwise. With patient it waits for that until
+// ctx ends, over as many probes as it takes. Without, it waits for the outcome of one probe, only just after
+// the connection was lost, and briefly: most often there is another connection at once, and no caller need
+// notice. A connection that is refused is known soon, and one that is not answered costs each caller that
+// little only while the first probe lasts.
 func (b *breaker) wait(ctx context.Context, patient bool) error {
 	b.mu.Lock()
 	round, err, fresh := b.round, b.err, b.fresh
@@ -137,21 +137,21 @@ func (b *breaker) wait(ctx context.Context, patient bool) error {
 		ctx, cancel = context.WithTimeout(ctx, b.brief)
 		defer cancel()
 	}
-	select {
-	case <-round:
-		return b.cause()
-	case <-ctx.Done():
-		return err
-	case <-b.ctx.Done():
-		return err
+	for {
+		select {
+		case <-round:
+		case <-ctx.Done():
+			return err
+		case <-b.ctx.Done():
+			return err
+		}
+		b.mu.Lock()
+		round, err = b.round, b.err
+		b.mu.Unlock()
+		if round == nil || !patient {
+			return err
+		}
 	}
-}
-
-// cause returns why the backend is down, or nil.
-func (b *breaker) cause() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.err
 }
 
 // stop ends the probing for good. It does not wait for that; the caller does, by probing.

@@ -312,7 +312,11 @@ func TestBreakerProbesUntilTheBackendAnswers(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.EqualValues(t, 1, brisk.Load(), "only the first probe may stand in an operation's way")
 		require.InDelta(t, 120, probes.Load(), 20, "two a second")
-		require.ErrorIs(t, b.wait(t.Context(), true), down)
+		patience, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		begun := time.Now()
+		require.ErrorIs(t, b.wait(patience, true), down)
+		require.EqualValues(t, 10*time.Second, time.Since(begun), "it waits for more than one probe")
 		var up error
 		answer.Store(&up)
 		require.NoError(t, b.wait(t.Context(), true))
@@ -583,5 +587,36 @@ func TestALargeBatchIsStoredInParts(t *testing.T) {
 		}
 		require.Equal(t, many, asked())
 		require.Eventually(t, func() bool { return asked() == 0 }, healing, time.Millisecond)
+	})
+}
+
+// TestAPatientWriteOutlastsProbesThatFail has a server come back after several probes have been refused.
+func TestAPatientWriteOutlastsProbesThatFail(t *testing.T) {
+	onBothRedisBackends(t, func(t *testing.T, backend string) {
+		server := redistest.Start(t)
+		proxy := redistest.NewProxy(t, server.Addr())
+		c := openOn(t, server, proxy.Addr(), backend, healing)
+		for name, write := range map[string]func() error{
+			"Set":    func() error { return c.Set(t.Context(), key, "v", time.Minute) },
+			"Delete": func() error { return c.Delete(t.Context(), key) },
+			"Mutate": func() error {
+				return c.Mutate(t.Context(), []string{key}, func(context.Context) error { return nil })
+			},
+			"Health": func() error { return c.Health(t.Context()) },
+		} {
+			proxy.Refuse(true)
+			proxy.CutAll()
+			require.Eventually(t, c.down, healing, time.Millisecond)
+			ended := make(chan error, 1)
+			go func() { ended <- write() }()
+			select {
+			case err := <-ended:
+				require.NoError(t, err, "%s does not wait", name)
+				t.Fatal("it cannot have been done")
+			case <-time.After(300 * time.Millisecond): // several probes fail
+			}
+			proxy.Refuse(false)
+			require.NoError(t, <-ended, name)
+		}
 	})
 }
