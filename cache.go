@@ -206,6 +206,7 @@ func (c *Client[T]) Stats() Stats {
 	s.Entries, s.Evictions, s.Expirations = c.store.figures()
 	s.Flights = c.flights.underWay()
 	s.BackendDown = c.down()
+	s.ObserverPanics = c.watchers.panicked()
 	return s
 }
 

@@ -69,7 +69,7 @@ func lend(ctx context.Context, waits bool, derive func(context.Context) context.
 	if derive == nil {
 		return l, nil
 	}
-	derived, err := call(derive, ctx)
+	derived, err := call(ctx, derive)
 	if err != nil {
 		l.giveBack()
 		return lent{}, err
@@ -82,7 +82,7 @@ func lend(ctx context.Context, waits bool, derive func(context.Context) context.
 }
 
 // call calls derive, and returns its panic as an error.
-func call(derive func(context.Context) context.Context, ctx context.Context) (derived context.Context, err error) {
+func call(ctx context.Context, derive func(context.Context) context.Context) (derived context.Context, err error) {
 	returned := false
 	defer func() {
 		if !returned {
@@ -148,7 +148,7 @@ func rootOf(ctx context.Context) root {
 		if !kind.child {
 			return standard
 		}
-		ctx = kind.parent(ctx)
+		ctx = kind.parent(ctx) //nolint:fatcontext // the loop walks up: it makes no context
 	}
 	return standard
 }

@@ -86,7 +86,7 @@ func serveRequests(handle func(ctx context.Context, i int)) {
 	ctx := pool.Get().(*pooled)
 	for i := range 100 {
 		ctx.tenant = fmt.Sprint("tenant ", i)
-		handle(context.WithValue(ctx, "other", i), i) //nolint:staticcheck // a key as applications have them
+		handle(context.WithValue(ctx, "other", i), i) //nolint:staticcheck,revive // a key as applications have them
 	}
 }
 

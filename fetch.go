@@ -218,7 +218,7 @@ func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 	store := ttl > 0 && !f.context.skipStore.Load() && !f.failed
 	switch {
 	case err == nil && store:
-		c.keep(f, c.entry(value, ttl, now, took), took)
+		c.keep(f, c.entry(c.own(value), ttl, now, took), took)
 	case err == nil:
 		c.drop(f, false)
 	case c.isNotFound(err):

@@ -32,6 +32,7 @@ func TestAContextIsDoneAsSoonAsItHasAnError(t *testing.T) {
 					done := ctx.Done()
 					close(begun)
 					for ctx.Err() == nil {
+						runtime.Gosched()
 					}
 					ended.Add(1)
 					select {
@@ -289,9 +290,11 @@ func TestAClosedCacheOfABackendReturnsNothing(t *testing.T) {
 			}
 		})
 		for !began.Load() {
+			runtime.Gosched()
 		}
 		all.Go(func() {
 			for !closed.Load() {
+				runtime.Gosched()
 			}
 			for range 50 {
 				_, err1 := c.Get(t.Context(), key)
@@ -570,7 +573,7 @@ func TestAFetchHasTheProfilerLabelsOfItsCaller(t *testing.T) {
 		_, err := c.GetWithFetch(ctx, key, time.Minute, func(context.Context, string) (string, error) {
 			var all strings.Builder
 			err := pprof.Lookup("goroutine").WriteTo(&all, 1)
-			for _, stack := range strings.Split(all.String(), "\n\n") {
+			for stack := range strings.SplitSeq(all.String(), "\n\n") {
 				if strings.Contains(stack, "TestAFetchHasTheProfilerLabels") && strings.Contains(stack, ".serve") {
 					text = stack
 				}

@@ -169,7 +169,7 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], 
 // refused returns what a caller gets for whom no fetch begins: during ErrorCooldown a stale entry, if there is
 // one to cover the error up.
 func (c *Client[T]) refused(err error, was found[T]) (Result[T], error) {
-	if _, ok := err.(*cooldownError); ok {
+	if cooling := (*cooldownError)(nil); errors.As(err, &cooling) {
 		return c.insteadOf(err, was)
 	}
 	return Result[T]{}, err

@@ -100,6 +100,8 @@ type watchers struct {
 	cache   string
 	all     []Observer
 	hits    []HitObserver
+	numbers []int           // the places of hits in all
+	panics  []atomic.Uint32 // of each of all
 	tracers []FetchTracer
 }
 
@@ -109,9 +111,10 @@ func newWatchers(cache string, o options) watchers {
 	if o.logger != nil {
 		w.all = append(w.all, newLog(o.logger))
 	}
-	for _, observer := range w.all {
+	w.panics = make([]atomic.Uint32, len(w.all))
+	for i, observer := range w.all {
 		if h, ok := observer.(HitObserver); ok {
-			w.hits = append(w.hits, h)
+			w.hits, w.numbers = append(w.hits, h), append(w.numbers, i)
 		}
 		if t, ok := observer.(FetchTracer); ok {
 			w.tracers = append(w.tracers, t)
@@ -125,15 +128,44 @@ func (w *watchers) observe(e Event) {
 		return
 	}
 	e.Cache = w.cache
-	for _, o := range w.all {
-		o.Observe(e)
+	for i, o := range w.all {
+		w.contain(i, func() { o.Observe(e) })
 	}
+}
+
+// mostPanics is how many panics an observer may have until it is not called any more.
+const mostPanics = 10
+
+// contain calls an observer, the one with this number. An event may be told on a goroutine of the cache or of the
+// client, where a panic would end the process; and no lookup fails because its observer does.
+func (w *watchers) contain(number int, tell func()) {
+	panics := &w.panics[number]
+	if panics.Load() >= mostPanics {
+		return
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			_ = recover() // counted
+			panics.Add(1)
+		}
+	}()
+	tell()
+	returned = true
+}
+
+// panicked is how often observers have panicked.
+func (w *watchers) panicked() (n uint64) {
+	for i := range w.panics {
+		n += uint64(w.panics[i].Load())
+	}
+	return n
 }
 
 // hit tells of a hit that is neither stale nor negative.
 func (w *watchers) hit(kind EventKind) {
-	for _, o := range w.hits {
-		o.ObserveHit(Event{Kind: kind, Cache: w.cache})
+	for i, o := range w.hits {
+		w.contain(w.numbers[i], func() { o.ObserveHit(Event{Kind: kind, Cache: w.cache}) })
 	}
 }
 

@@ -29,6 +29,8 @@ type Stats struct {
 	BackendErrors    uint64 // operations that the backend did not answer, or refused
 	WriteErrors      uint64 // those of BackendErrors that were a Set, Delete or Clear
 
+	ObserverPanics uint64 // panics of observers and of the log's handler; after ten, one is not called any more
+
 	Evictions   uint64 // entries dropped for want of room
 	Expirations uint64 // entries removed by the reaper
 

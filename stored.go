@@ -61,7 +61,7 @@ func (f *form[T]) encode(key string, e *entry[T], took time.Duration) ([]byte, e
 	binary.BigEndian.PutUint32(b[24:], uint32(min(took.Milliseconds(), math.MaxUint32)))
 	if !e.negative() {
 		var err error
-		if b, err = f.codec.Append(b, e.value); err != nil {
+		if b, err = f.append(b, e.value); err != nil {
 			return nil, hide("it cannot be encoded", err)
 		}
 		if len(b) < headerBytes || b[0] != magic || b[2] != f.codec.ID() {
@@ -111,12 +111,33 @@ func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
 	return e, nil
 }
 
-// take decodes a value from bytes that need not be copied.
-func (f *form[T]) take(data []byte) (T, error) {
+// append encodes a value. A codec is code of the user, or calls methods of the value: a panic is an error.
+func (f *form[T]) append(b []byte, value T) (_ []byte, err error) {
+	returned := false
+	defer func() {
+		if !returned {
+			err = abnormal(recover())
+		}
+	}()
+	b, err = f.codec.Append(b, value)
+	returned = true
+	return b, err
+}
+
+// take decodes a value from bytes that need not be copied. A panic of the codec is an error.
+func (f *form[T]) take(data []byte) (value T, err error) {
 	if t, ok := f.codec.(taker[T]); ok {
 		return t.take(data), nil
 	}
-	return f.codec.Decode(data)
+	returned := false
+	defer func() {
+		if !returned {
+			err = abnormal(recover())
+		}
+	}()
+	value, err = f.codec.Decode(data)
+	returned = true
+	return value, err
 }
 
 func undecodable(err error) error { return hide("the stored bytes cannot be decoded", err) }

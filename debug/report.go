@@ -179,6 +179,7 @@ var counters = []counter{
 	{"fetch_errors", "of these, failed", func(s *cacheaside.Stats) uint64 { return s.FetchErrors }},
 	{"refreshes", "fetches begun in the background", func(s *cacheaside.Stats) uint64 { return s.Refreshes }},
 	{"refreshes_refused", "refreshes left out, too many under way", func(s *cacheaside.Stats) uint64 { return s.RefreshesRefused }},
+	{"observer_panics", "panics of observers, which were contained", func(s *cacheaside.Stats) uint64 { return s.ObserverPanics }},
 	{"discarded", "fetched, not stored: set or deleted meanwhile", func(s *cacheaside.Stats) uint64 { return s.Discarded }},
 	{"unstorable", "fetched, not stored: not encodable or too large", func(s *cacheaside.Stats) uint64 { return s.Unstorable }},
 	{"backend_errors", "operations the backend did not answer, or refused", func(s *cacheaside.Stats) uint64 { return s.BackendErrors }},

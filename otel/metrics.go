@@ -57,6 +57,10 @@ var counters = []counter{
 		func(f *figures) uint64 { return f.RefreshesRefused },
 	},
 	{
+		"cacheaside.observer_panics", "{panic}", "Panics of observers and of the log's handler, which were contained.",
+		func(f *figures) uint64 { return f.ObserverPanics },
+	},
+	{
 		"cacheaside.discarded_fills", "{value}", "Fetched values not stored because the key was set or deleted meanwhile.",
 		func(f *figures) uint64 { return f.Discarded },
 	},

@@ -75,6 +75,7 @@ func newMetrics(labels prometheus.Labels) []metric {
 		counter("fetch_errors", "Calls of the source that failed. That the source has none is no failure.", func(f *figures) uint64 { return f.FetchErrors }),
 		counter("refreshes", "Calls of the source that were begun in the background.", func(f *figures) uint64 { return f.Refreshes }),
 		counter("refreshes_refused", "Refreshes that were left out because too many were under way.", func(f *figures) uint64 { return f.RefreshesRefused }),
+		counter("observer_panics", "Panics of observers and of the log's handler, which were contained.", func(f *figures) uint64 { return f.ObserverPanics }),
 		counter("fills_discarded", "Fetched values not stored because the key was set or deleted meanwhile.", func(f *figures) uint64 { return f.Discarded }),
 		counter("fills_unstorable", "Fetched values not stored because they could not be encoded or were too large.",
 			func(f *figures) uint64 { return f.Unstorable }),

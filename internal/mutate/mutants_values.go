@@ -5,6 +5,30 @@ import "time"
 // valueMutants break what is promised of values, ttls, keys and errors: G12 to G14, G18, G20 and G21.
 var valueMutants = []mutant{
 	{
+		name:    "a-decoders-panic-is-passed-on",
+		promise: "G14",
+		edits:   change("stored.go", "\tvalue, err = f.codec.Decode(data)\n", "\treturned = true\n\tvalue, err = f.codec.Decode(data)\n"),
+		run:     "TestConformance/rueidis/G14_bytes_at_which",
+	},
+	{
+		name:    "an-encoders-panic-is-passed-on",
+		promise: "G14",
+		edits:   change("stored.go", "\tb, err = f.codec.Append(b, value)\n", "\treturned = true\n\tb, err = f.codec.Append(b, value)\n"),
+		run:     "TestConformance/rueidis/G14_a_value_at_which",
+	},
+	{
+		name:    "what-a-fetch-returned-is-stored-itself",
+		promise: "WithClone",
+		edits:   change("fetch.go", "c.entry(c.own(value), ttl, now, took)", "c.entry(value, ttl, now, took)"),
+		run:     "TestConformance/memory/WithClone_what_a_fetch",
+	},
+	{
+		name:    "an-observers-panic-is-passed-on",
+		promise: "observer",
+		edits:   change("observer.go", "\ttell()\n", "\treturned = true\n\ttell()\n"),
+		run:     "TestConformance/memory/observer_one_that",
+	},
+	{
 		name:    "error-is-cached",
 		promise: "G12",
 		edits:   change("fetch.go", "\t\tc.flights.fail(f, err)\n\t\treturn", "\t\tc.keep(f, c.entry(value, ttl, now, took), took)\n\t\tc.flights.fail(f, err)\n\t\treturn"),
