@@ -87,7 +87,7 @@ func (b *batcher[T]) fetchOne(ctx context.Context, key string) (value T, err err
 	case ok:
 		return value, nil
 	case col.err != nil:
-		return value, col.context.explain(col.err) // its time is not quite over for who has joined it late
+		return value, col.err // its time begins after that of each member, so none outlasts it
 	}
 	return value, b.client.gone
 }

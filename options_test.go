@@ -120,8 +120,10 @@ func TestFetchContextIsDerivedFromTheCallers(t *testing.T) {
 	defer func() { require.NoError(t, c.Close()) }()
 	v, err := c.GetWithFetch(context.WithValue(context.Background(), tenant{}, "me"), key, NoExpiry,
 		func(ctx context.Context, _ string) (string, error) {
-			if ctx.Err() != nil {
+			select {
+			case <-ctx.Done():
 				return "", ctx.Err()
+			default:
 			}
 			_, err := c.GetWithFetch(ctx, key, NoExpiry, func(context.Context, string) (string, error) { return "", nil })
 			if !errors.Is(err, ErrReentrant) {

@@ -87,12 +87,6 @@ var policyMutants = []mutant{
 		run:     "TestConformance/memory/ErrorCooldown_a_write",
 	},
 	{
-		name:    "late-member-gets-a-plain-timeout",
-		promise: "batcher",
-		edits:   change("batcher.go", "col.context.explain(col.err)", "col.err"),
-		run:     "TestConformance/memory/batcher_a_fetch_that_takes_too_long",
-	},
-	{
 		name:    "each-of-many-keys-waits",
 		promise: "G11",
 		edits:   change("batch.go", "cause != nil && c.down()", "cause != nil && false"),
