@@ -20,6 +20,13 @@ var redisMutants = []mutant{
 		within:  30 * time.Second,
 	},
 	{
+		name:    "the-last-request-has-no-time",
+		promise: "G11",
+		edits:   change("allowance.go", "max(a.limit-a.used, leastOutlay)", "a.limit-a.used"),
+		run:     "TestTheLastRequestOfAFlightIsSent",
+		within:  60 * time.Second,
+	},
+	{
 		name:    "lease-is-given-up-before-the-callers-are-told",
 		promise: "G11",
 		edits:   change("chores.go", "\tgo func() { // ends", "\tfunc() { // ends"),
