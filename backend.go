@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 )
 
@@ -36,7 +37,7 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Backend, error) 
 	if o.err != nil {
 		return nil, o.err
 	}
-	b := &Backend{cfg: cfg, opts: o, clock: newClock(), caches: make(map[string]interface{ Close() error }), watchers: newWatchers("", o)}
+	b := &Backend{cfg: cfg, opts: o, clock: newClock(), caches: make(map[string]interface{ Close() error }), watchers: newWatchers("", "", o)}
 	if err := b.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -180,7 +181,7 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, o options) (*
 		clock:     b.clock,
 		cfg:       cfg,
 		window:    int64(max(cfg.StaleFor, cfg.StaleIfError)),
-		watchers:  newWatchers(cfg.Name, o),
+		watchers:  newWatchers(cfg.Name, reflect.TypeFor[T]().String(), o),
 		down:      func() bool { return false },
 		local:     SourceHit,
 		clone:     clone,

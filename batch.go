@@ -315,6 +315,7 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 	for i, at := range missing {
 		q := &all[at]
 		q.asked, q.err = asked, replies[i].err
+		c.unreadable(q.err)
 		q.found = c.judge(replies[i].entry, c.clock.now())
 	}
 	return all

@@ -270,6 +270,7 @@ func (c *Client[T]) get(ctx context.Context, key string, kept *entry[T]) (value 
 	}
 	c.sampled(key)
 	f, err := c.find(ctx, key, kept)
+	c.unreadable(err)
 	switch {
 	case err != nil:
 		if !errors.Is(err, ErrClosed) {

@@ -27,6 +27,7 @@ func init() {
 		promise{"G14", "what looks like a lease and is none, or one that does not expire, is overwritten", onRedis, checkForgedLeases},
 		promise{"G14", "JSON from before this library is read", onRedis, checkBareJSON},
 		promise{"G14", "a value over MaxValueBytes is refused by Set, and returned unstored by GetWithFetch", onRedis, checkOversized},
+		promise{"G14", "bytes that cannot be read are counted, and told once a look-up", onRedis, checkUnreadableIsTold},
 		promise{"G20", "an error of the codec shows nothing of the value", onRedis, checkCodecErrors},
 	)
 }
@@ -320,4 +321,39 @@ func checkCodecErrors(e *env) {
 		require.ErrorIs(e, err, ErrInvalidValue)
 		require.NotContains(e, err.Error(), "secret")
 	}
+}
+
+// oneWay is a value that is written and cannot be read.
+type oneWay struct{ Name string }
+
+func (oneWay) MarshalJSON() ([]byte, error) { return []byte(`"secret"`), nil }
+
+func (*oneWay) UnmarshalJSON([]byte) error { return errors.New("secret") }
+
+func checkUnreadableIsTold(e *env) {
+	type other struct{ Mail string }
+	seen, recorder := newWatcher(), new(logRecorder)
+	c := open[oneWay](e, nil, WithObserver(seen), WithLogger(recorder.logger()))
+	require.NoError(e, c.Set(e.Context(), "own", oneWay{"n"}, time.Minute))
+	put(e, c, "foreign", "secret \xff")
+	two := open[other](e, func(cfg *Config) { cfg.Name = "two" })
+	require.NoError(e, two.Set(e.Context(), key, other{"m"}, time.Minute))
+	stored, _ := e.at(redisKeyOf(two, key)).Must("GET", redisKeyOf(two, key)).(string)
+	put(e, c, "two types", stored)
+	for i, k := range []string{"own", "foreign", "two types"} {
+		_, err := c.Get(e.Context(), k)
+		require.ErrorIs(e, err, ErrMiss)
+		v, err := c.GetWithFetch(e.Context(), k, time.Minute, serve(oneWay{"n"}).fetch)
+		require.NoError(e, err)
+		require.Equal(e, oneWay{"n"}, v)
+		require.EqualValues(e, 2*i+2, c.Stats().Unreadable, k)
+		require.Equal(e, 2*i+2, seen.count(EventUnreadable), k)
+	}
+	_, err := c.GetMany(e.Context(), []string{"own", "foreign", "nothing"})
+	require.NoError(e, err)
+	require.EqualValues(e, 8, c.Stats().Unreadable)
+	lines := recorder.lines(e.T) // none with a secret
+	require.Len(e, lines, 1, "the line is limited")
+	require.Contains(e, lines[0]["msg"], "cannot be read")
+	require.Equal(e, "cacheaside.oneWay", lines[0]["type"])
 }

@@ -90,12 +90,13 @@ func goneError(sentinels []error) error {
 	return gone
 }
 
-// limitError says which limit a value is over. Its text quotes nothing but numbers, so it may be logged.
-type limitError struct{ text string }
+// plainError says why a value cannot be stored or read. Its text quotes nothing but numbers and names of
+// types, so it may be logged.
+type plainError struct{ text string }
 
-func (e *limitError) Error() string { return ErrInvalidValue.Error() + ": " + e.text }
+func (e *plainError) Error() string { return ErrInvalidValue.Error() + ": " + e.text }
 
-func (e *limitError) Unwrap() error { return ErrInvalidValue }
+func (e *plainError) Unwrap() error { return ErrInvalidValue }
 
 // fieldError says which field of a Config has a value that it must not have.
 func fieldError(field string, value any, allowed string) error {

@@ -19,6 +19,7 @@ import (
 // could quote a key or a value: of an error that comes from outside of this package, only its type.
 type log struct {
 	logger *slog.Logger
+	values string // the name of the values' type
 	lines  [logLines]logLimit
 }
 
@@ -30,6 +31,7 @@ const (
 	logPanic
 	logTimeout
 	logRefresh
+	logUnreadable
 	logUnstorable
 	logBackendError
 	logWriteFailed
@@ -49,15 +51,19 @@ type logLimit struct {
 	down    bool      // of logDown: the line was logged, so that its counterpart must be
 }
 
-func newLog(logger *slog.Logger) *log { return &log{logger: logger} }
+func newLog(logger *slog.Logger, values string) *log { return &log{logger: logger, values: values} }
+
+func (l *log) ofType() slog.Attr { return slog.String("type", l.values) }
 
 // Observe logs what is worth it.
 func (l *log) Observe(e Event) {
 	switch e.Kind {
 	case EventFetch:
 		l.fetch(e)
+	case EventUnreadable:
+		l.line(logUnreadable, slog.LevelWarn, "cacheaside: stored bytes cannot be read as a value of the cache's type, so the look-up is a miss", e, l.ofType())
 	case EventUnstorable:
-		l.line(logUnstorable, slog.LevelWarn, "cacheaside: a fetched value cannot be stored, so every look-up of its key fetches", e)
+		l.line(logUnstorable, slog.LevelWarn, "cacheaside: a fetched value cannot be stored, so every look-up of its key fetches", e, l.ofType())
 	case EventBackendError:
 		l.line(logBackendError, slog.LevelWarn, "cacheaside: the backend did not answer, or refused; going on without it", e)
 	case EventWriteFailed:
@@ -169,12 +175,12 @@ func describeParts(err error, parts *[]string) {
 func describeOne(err error) (text string, leaf bool) {
 	if slices.Contains([]error{
 		ErrMiss, ErrNotFound, ErrInvalidValue, ErrUnavailable, ErrClosed, ErrFetchTimeout, ErrReentrant, ErrGoexit,
-		errConnectionLost, errWrongType, errTooManyRepeats, context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
+		errConnectionLost, errTooManyRepeats, context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
 	}, err) {
 		return err.Error(), true
 	}
 	switch e := err.(type) {
-	case *limitError:
+	case *plainError:
 		return e.Error(), true
 	case *PanicError:
 		return e.Error(), true

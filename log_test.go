@@ -202,7 +202,7 @@ func TestTroubleWithTheBackendIsLoggedWithoutTheCommand(t *testing.T) {
 
 func TestInvalidationsThatFailAreLogged(t *testing.T) {
 	recorder := new(logRecorder)
-	l := newLog(recorder.logger())
+	l := newLog(recorder.logger(), "")
 	l.Observe(Event{Kind: EventInvalidationFailed, Cache: "users", Err: unavailable(io.EOF)})
 	l.Observe(Event{Kind: EventInvalidationLost, Cache: "users", Err: unavailable(io.EOF)})
 	lines := recorder.lines(t)
@@ -217,7 +217,7 @@ func TestInvalidationsThatFailAreLogged(t *testing.T) {
 func TestLogSaysThatRedisIsBackOnlyIfItSaidThatItWasGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		recorder := new(logRecorder)
-		l := newLog(recorder.logger())
+		l := newLog(recorder.logger(), "")
 		for range 3 {
 			l.Observe(Event{Kind: EventBackendDown, Err: io.EOF})
 			l.Observe(Event{Kind: EventBackendUp})

@@ -104,6 +104,7 @@ func (c *Client[T]) getOrFetch(ctx context.Context, q request[T]) (Result[T], er
 	var err error
 	q.found, err = c.find(ctx, q.key, c.store.peek(q.key)) // again, since what a fast path saw is from before ended
 	q.asked = c.askedAt().Sub(begun)
+	c.unreadable(err)
 	switch f := &q.found; {
 	case err != nil && ctx.Err() != nil:
 		c.missed()

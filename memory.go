@@ -101,7 +101,7 @@ func weightOf[T any](weigh func(string, T) int, key string, e *entry[T]) (weight
 }
 
 func (m *memory[T]) tooHeavy(weight uint32) error {
-	return &limitError{fmt.Sprintf("its weight of %d is more than MaxEntries, %d", weight, m.most)}
+	return &plainError{fmt.Sprintf("its weight of %d is more than MaxEntries, %d", weight, m.most)}
 }
 
 // keep makes sure that an entry with this deadline will be reaped, and that it does not outlive close: that

@@ -51,6 +51,7 @@ const (
 	EventJoined                                  // a look-up waits for a fetch that another had started
 	EventFetch                                   // a fetch returned, or its time was over; Duration, Background, and Err if it failed
 	EventDiscarded                               // a fetched value was not stored: the key was set or deleted meanwhile
+	EventUnreadable                              // a look-up found bytes that cannot be read as a value of the cache: a miss; Err
 	EventUnstorable                              // a fetched value could not be encoded, or was too large, or a near copy not weighed; Err
 	EventEvicted                                 // an entry was dropped for want of room
 	EventInvalidated                             // a key that this process kept was changed by another, or expired in Redis
@@ -63,7 +64,7 @@ const (
 )
 
 var eventNames = [...]string{
-	"none", "hit", "near hit", "negative", "stale", "miss", "joined", "fetch", "discarded", "unstorable",
+	"none", "hit", "near hit", "negative", "stale", "miss", "joined", "fetch", "discarded", "unreadable", "unstorable",
 	"evicted", "invalidated", "backend error", "write failed", "invalidation failed", "invalidation lost",
 	"backend down", "backend up",
 }
@@ -105,11 +106,11 @@ type watchers struct {
 	tracers []FetchTracer
 }
 
-// newWatchers returns those that o names, the log among them.
-func newWatchers(cache string, o options) watchers {
+// newWatchers returns those that o names, the log among them, of a cache with values of this type.
+func newWatchers(cache, values string, o options) watchers {
 	w := watchers{cache: cache, all: slices.Clip(o.observers)}
 	if o.logger != nil {
-		w.all = append(w.all, newLog(o.logger))
+		w.all = append(w.all, newLog(o.logger, values))
 	}
 	w.panics = make([]atomic.Uint32, len(w.all))
 	for i, observer := range w.all {
@@ -187,6 +188,14 @@ func (c *Client[T]) tellEvictions() {
 func (c *Client[T]) missed() {
 	c.stats.misses.Add(1)
 	c.observe(Event{Kind: EventMiss})
+}
+
+// unreadable counts a look-up that ended with err, if that says that the stored bytes cannot be read.
+func (c *Client[T]) unreadable(err error) {
+	if err != nil && errors.Is(err, ErrInvalidValue) {
+		c.stats.unreadable.Add(1)
+		c.observe(Event{Kind: EventUnreadable, Err: err})
+	}
 }
 
 // joined counts a look-up that waits for a fetch which another one has started.

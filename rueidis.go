@@ -3,7 +3,6 @@ package cacheaside
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"strings"
 	"time"
@@ -90,7 +89,7 @@ func (r *remote[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T]
 	return got
 }
 
-var errWrongType = fmt.Errorf("%w: the key holds no string", ErrInvalidValue)
+var errWrongType error = &plainError{"the key holds no string"}
 
 func isWrongType(err error) bool {
 	re, ok := rueidis.IsRedisErr(err)

@@ -25,6 +25,7 @@ type Stats struct {
 	Refreshes        uint64 // those of Fetches that were begun in the background
 	RefreshesRefused uint64 // refreshes left out because too many were under way
 	Discarded        uint64 // fetched values not stored because of a Delete or Set meanwhile
+	Unreadable       uint64 // look-ups that found stored bytes which cannot be read: another type's, or of a type that encodes and does not decode
 	Unstorable       uint64 // fetched values not stored because they could not be encoded or were too large, and near copies that could not be weighed
 	BackendErrors    uint64 // operations that the backend did not answer, or refused
 	WriteErrors      uint64 // those of BackendErrors that were a Set, Delete or Clear
@@ -44,6 +45,7 @@ type counters struct {
 	stale, negative, misses, joined         atomic.Uint64
 	fetches, fetchErrors, refreshes         atomic.Uint64
 	refreshesRefused, discarded, unstorable atomic.Uint64
+	unreadable                              atomic.Uint64
 	backendErrors, writeErrors              atomic.Uint64
 	invalidations                           atomic.Uint64
 }
@@ -64,6 +66,7 @@ func (c *counters) snapshot() Stats {
 		Refreshes:        c.refreshes.Load(),
 		RefreshesRefused: c.refreshesRefused.Load(),
 		Discarded:        c.discarded.Load(),
+		Unreadable:       c.unreadable.Load(),
 		Unstorable:       c.unstorable.Load(),
 		BackendErrors:    c.backendErrors.Load(),
 		WriteErrors:      c.writeErrors.Load(),

@@ -65,10 +65,10 @@ func (f *form[T]) encode(key string, e *entry[T], took time.Duration) ([]byte, e
 			return nil, hide("it cannot be encoded", err)
 		}
 		if len(b) < headerBytes || b[0] != magic || b[2] != f.codec.ID() {
-			return nil, fmt.Errorf("%w: the codec's Append does not append to dst", ErrInvalidValue)
+			return nil, &plainError{"the codec's Append does not append to dst"}
 		}
 		if n := len(b) - headerBytes; n > f.maxBytes {
-			return nil, &limitError{fmt.Sprintf("%d bytes encoded, allowed by MaxValueBytes: %d", n, f.maxBytes)}
+			return nil, &plainError{fmt.Sprintf("%d bytes encoded, allowed by MaxValueBytes: %d", n, f.maxBytes)}
 		}
 	}
 	binary.BigEndian.PutUint32(b[28:], seal(key, len(b)))
@@ -90,12 +90,12 @@ func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
 	}
 	switch {
 	case n > f.maxBytes:
-		return nil, &limitError{fmt.Sprintf("%d bytes stored, allowed by MaxValueBytes: %d", n, f.maxBytes)}
+		return nil, &plainError{fmt.Sprintf("%d bytes stored, allowed by MaxValueBytes: %d", n, f.maxBytes)}
 	case bare:
 		return f.decodeBare(data)
 	}
 	if len(data) < headerBytes {
-		return nil, fmt.Errorf("%w: %d bytes stored, too few for a header", ErrInvalidValue, len(data))
+		return nil, &plainError{fmt.Sprintf("%d bytes stored, too few for a header", len(data))}
 	}
 	if err := f.checkHeader(key, data); err != nil {
 		return nil, err
@@ -170,13 +170,13 @@ func (f *form[T]) checkHeader(key string, data []byte) error {
 	kind := data[1] & kindMask
 	switch {
 	case data[1]&^kindMask != version || kind != kindValue && kind != kindNegative:
-		return fmt.Errorf("%w: stored in an unknown version or kind %#x", ErrInvalidValue, data[1])
+		return &plainError{fmt.Sprintf("stored in an unknown version or kind %#x", data[1])}
 	case data[2] != f.codec.ID():
-		return fmt.Errorf("%w: stored by codec %d, this cache's is %d", ErrInvalidValue, data[2], f.codec.ID())
+		return &plainError{fmt.Sprintf("stored by codec %d, this cache's is %d", data[2], f.codec.ID())}
 	case binary.BigEndian.Uint32(data[4:]) != f.fingerprint:
-		return fmt.Errorf("%w: stored as another type, or another shape of the type", ErrInvalidValue)
+		return &plainError{"stored as another type, or another shape of the type"}
 	case binary.BigEndian.Uint32(data[28:]) != seal(key, len(data)):
-		return fmt.Errorf("%w: stored for another key, or truncated", ErrInvalidValue)
+		return &plainError{"stored for another key, or truncated"}
 	}
 	return nil
 }

@@ -181,6 +181,7 @@ var counters = []counter{
 	{"refreshes_refused", "refreshes left out, too many under way", func(s *cacheaside.Stats) uint64 { return s.RefreshesRefused }},
 	{"observer_panics", "panics of observers, which were contained", func(s *cacheaside.Stats) uint64 { return s.ObserverPanics }},
 	{"discarded", "fetched, not stored: set or deleted meanwhile", func(s *cacheaside.Stats) uint64 { return s.Discarded }},
+	{"unreadable", "look-ups that found bytes which cannot be read", func(s *cacheaside.Stats) uint64 { return s.Unreadable }},
 	{"unstorable", "fetched, not stored: not encodable or too large", func(s *cacheaside.Stats) uint64 { return s.Unstorable }},
 	{"backend_errors", "operations the backend did not answer, or refused", func(s *cacheaside.Stats) uint64 { return s.BackendErrors }},
 	{"write_errors", "of these, a Set, Delete or Clear", func(s *cacheaside.Stats) uint64 { return s.WriteErrors }},

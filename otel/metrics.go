@@ -65,6 +65,10 @@ var counters = []counter{
 		func(f *figures) uint64 { return f.Discarded },
 	},
 	{
+		"cacheaside.unreadable_lookups", "{lookup}", "Look-ups that found stored bytes which cannot be read as a value of the cache.",
+		func(f *figures) uint64 { return f.Unreadable },
+	},
+	{
 		"cacheaside.unstorable_fills", "{value}", "Fetched values not stored because they could not be encoded or were too large.",
 		func(f *figures) uint64 { return f.Unstorable },
 	},

@@ -77,6 +77,7 @@ func newMetrics(labels prometheus.Labels) []metric {
 		counter("refreshes_refused", "Refreshes that were left out because too many were under way.", func(f *figures) uint64 { return f.RefreshesRefused }),
 		counter("observer_panics", "Panics of observers and of the log's handler, which were contained.", func(f *figures) uint64 { return f.ObserverPanics }),
 		counter("fills_discarded", "Fetched values not stored because the key was set or deleted meanwhile.", func(f *figures) uint64 { return f.Discarded }),
+		counter("lookups_unreadable", "Look-ups that found stored bytes which cannot be read as a value of the cache.", func(f *figures) uint64 { return f.Unreadable }),
 		counter("fills_unstorable", "Fetched values not stored because they could not be encoded or were too large.",
 			func(f *figures) uint64 { return f.Unstorable }),
 		counter("backend_errors", "Operations that the backend did not answer, or refused.", func(f *figures) uint64 { return f.BackendErrors }),

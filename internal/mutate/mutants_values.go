@@ -29,6 +29,18 @@ var valueMutants = []mutant{
 		run:     "TestConformance/memory/observer_one_that",
 	},
 	{
+		name:    "unreadable-bytes-are-a-plain-miss",
+		promise: "G14",
+		edits:   change("lookup.go", "\tc.unreadable(err)\n", ""),
+		run:     "TestConformance/rueidis/G14_bytes_that_cannot_be_read",
+	},
+	{
+		name:    "unreadable-bytes-in-a-batch-are-a-plain-miss",
+		promise: "G14",
+		edits:   change("batch.go", "\t\tc.unreadable(q.err)\n", ""),
+		run:     "TestConformance/rueidis/G14_bytes_that_cannot_be_read",
+	},
+	{
 		name:    "error-is-cached",
 		promise: "G12",
 		edits:   change("fetch.go", "\t\tc.flights.fail(f, err)\n\t\treturn", "\t\tc.keep(f, c.entry(value, ttl, now, took), took)\n\t\tc.flights.fail(f, err)\n\t\treturn"),
