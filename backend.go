@@ -265,7 +265,7 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, weigh func(string
 func (c *Client[T]) form(codec Codec[T]) form[T] {
 	return form[T]{
 		codec:       codec,
-		fingerprint: fingerprintOf[T](),
+		fingerprint: fingerprintOf(codec, c.opts.schema),
 		clock:       c.clock,
 		window:      c.window,
 		maxBytes:    c.cfg.MaxValueBytes,

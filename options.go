@@ -26,6 +26,7 @@ type options struct {
 	rueidis      []any // func(*rueidis.ClientOption), kept untyped so that this file need not import rueidis
 	fetchContext func(context.Context) context.Context
 	mutated      func(key string)
+	schema       *int  // the version that WithSchemaVersion names
 	err          error // the first bad option
 }
 
@@ -59,6 +60,19 @@ func WithCodec[T any](codec Codec[T]) Option {
 			o.fail("WithCodec", "a codec")
 		}
 	}
+}
+
+// WithSchemaVersion makes version, and nothing else, decide which stored values belong to this cache's type:
+// those that were stored under another version, or without one, are a miss. Give a new version when the
+// stored form of T changes or gets another meaning (seconds become milliseconds). It has no effect in
+// memory. Caches of one name must agree on it.
+//
+// Without it a fingerprint of T decides. With [JSONCodec] that is made of what JSON shows: the names of
+// fields, and which of them hold numbers, strings, booleans, lists, maps, structs, or a type with methods of
+// its own for JSON. Names of types, pointers, the order of fields, tags of other libraries, fields that JSON
+// leaves out, and omitempty may change without a miss. With a codec of your own, all names and tags count.
+func WithSchemaVersion(version int) Option {
+	return func(o *options) { o.schema = &version }
 }
 
 // WithNotFound names the errors that mean "the source has none", sql.ErrNoRows for instance. A fetch's

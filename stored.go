@@ -4,9 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"hash/fnv"
 	"math"
-	"reflect"
 	"strings"
 	"time"
 )
@@ -257,49 +255,4 @@ func seal(key string, length int) uint32 {
 		length >>= 8
 	}
 	return h
-}
-
-// fingerprintOf tells types, and shapes of a type, from each other: what is stored by one release and read
-// by another, after a field has changed, is a miss.
-func fingerprintOf[T any]() uint32 {
-	var b strings.Builder
-	describe(&b, reflect.TypeFor[T](), make(map[reflect.Type]bool))
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(b.String())) // never fails
-	return h.Sum32()
-}
-
-// describe writes what of a type decides its stored form: names of fields with their tags, and types.
-func describe(b *strings.Builder, t reflect.Type, seen map[reflect.Type]bool) {
-	b.WriteString(t.Kind().String())
-	if t.Name() != "" {
-		b.WriteString(" " + t.Name())
-	}
-	if seen[t] {
-		b.WriteString(" " + t.String())
-		return
-	}
-	seen[t] = true
-	switch t.Kind() {
-	case reflect.Pointer, reflect.Slice, reflect.Chan:
-		describe(b, t.Elem(), seen)
-	case reflect.Array:
-		fmt.Fprintf(b, "[%d]", t.Len())
-		describe(b, t.Elem(), seen)
-	case reflect.Map:
-		describe(b, t.Key(), seen)
-		b.WriteByte(':')
-		describe(b, t.Elem(), seen)
-	case reflect.Struct:
-		b.WriteByte('{')
-		for i := range t.NumField() {
-			field := t.Field(i)
-			if field.IsExported() || field.Anonymous {
-				fmt.Fprintf(b, "%s %q ", field.Name, field.Tag)
-				describe(b, field.Type, seen)
-				b.WriteByte(';')
-			}
-		}
-		b.WriteByte('}')
-	}
 }

@@ -238,51 +238,61 @@ func TestMillisecondsLeftAreRoundedUp(t *testing.T) {
 	})
 }
 
-func TestFingerprintsTellShapesApart(t *testing.T) {
+func TestFingerprintsOfAForeignCodecTellNamesAndTagsApart(t *testing.T) {
+	type renamed struct{ A int }
+	seen := make(map[uint32]int)
+	for i, fingerprint := range []uint32{
+		fingerprintOf[struct{ A int }](foreign[struct{ A int }]{}, nil),
+		fingerprintOf[renamed](foreign[renamed]{}, nil),
+		fingerprintOf[*renamed](foreign[*renamed]{}, nil),
+		fingerprintOf[struct {
+			A int `msgpack:"a"`
+		}](foreign[struct {
+			A int `msgpack:"a"`
+		}]{}, nil),
+		fingerprintOf[struct{ A int32 }](foreign[struct{ A int32 }]{}, nil),
+	} {
+		require.NotContains(t, seen, fingerprint, i)
+		seen[fingerprint] = i
+	}
+}
+
+// foreign is a codec of which the cache knows nothing.
+type foreign[T any] struct{ Codec[T] }
+
+func TestFingerprintsTellWhatJSONSeesApart(t *testing.T) {
 	type list struct {
 		Next *list
 		V    int
 	}
-	type named struct{ A int }
-	type embedded struct{ named }
-	same := fingerprintOf[struct{ A int }]()
-	require.Equal(t, same, fingerprintOf[struct{ A int }]())
-	require.Equal(t, same, fingerprintOf[struct {
-		A int
-		b string
-	}](), "what is not exported is not stored")
+	type twoLists struct {
+		Next *struct {
+			Next *list
+			V    string
+		}
+		V int
+	}
 	different := map[string]uint32{
-		"field":     fingerprintOf[struct{ A int }](),
-		"of a type": fingerprintOf[struct{ A int32 }](),
-		"of a name": fingerprintOf[struct{ B int }](),
-		"with a tag": fingerprintOf[struct {
+		"field": jsonFingerprintOf[struct{ A int }](), "of another type": jsonFingerprintOf[struct{ A string }](),
+		"of another name": jsonFingerprintOf[struct{ B int }](), "two": jsonFingerprintOf[struct{ A, B int }](),
+		"named by a tag": jsonFingerprintOf[struct {
 			A int `json:"a"`
 		}](),
-		"two":          fingerprintOf[struct{ A, B int }](),
-		"other order":  fingerprintOf[struct{ B, A int }](),
-		"pointer":      fingerprintOf[*struct{ A int }](),
-		"slice":        fingerprintOf[[]struct{ A int }](),
-		"array":        fingerprintOf[[2]struct{ A int }](),
-		"longer array": fingerprintOf[[3]struct{ A int }](),
-		"map":          fingerprintOf[map[string]int](),
-		"map of other": fingerprintOf[map[string]string](),
-		"map by other": fingerprintOf[map[int]int](),
-		"int":          fingerprintOf[int](),
-		"string":       fingerprintOf[string](),
-		"bytes":        fingerprintOf[[]byte](),
-		"any":          fingerprintOf[any](),
-		"duration":     fingerprintOf[time.Duration](),
-		"time":         fingerprintOf[time.Time](),
-		"named":        fingerprintOf[named](),
-		"embedded":     fingerprintOf[embedded](),
-		"recursive":    fingerprintOf[list](),
-		"record":       fingerprintOf[record](),
-		"a b a": fingerprintOf[struct {
+		"as a string": jsonFingerprintOf[struct {
+			A int `json:",string"`
+		}](),
+		"list": jsonFingerprintOf[[]struct{ A int }](), "array": jsonFingerprintOf[[2]struct{ A int }](),
+		"longer array": jsonFingerprintOf[[3]struct{ A int }](), "map": jsonFingerprintOf[map[string]int](),
+		"map of strings": jsonFingerprintOf[map[string]string](), "map by numbers": jsonFingerprintOf[map[int]int](),
+		"number": jsonFingerprintOf[int](), "string": jsonFingerprintOf[string](), "boolean": jsonFingerprintOf[bool](),
+		"bytes": jsonFingerprintOf[[]byte](), "any": jsonFingerprintOf[any](), "time": jsonFingerprintOf[time.Time](),
+		"recursive": jsonFingerprintOf[list](), "almost recursive": jsonFingerprintOf[twoLists](), "record": jsonFingerprintOf[record](),
+		"a b a": jsonFingerprintOf[struct {
 			A []int
 			B []string
 			C []int
 		}](),
-		"a b b": fingerprintOf[struct {
+		"a b b": jsonFingerprintOf[struct {
 			A []int
 			B []string
 			C []string
@@ -293,6 +303,20 @@ func TestFingerprintsTellShapesApart(t *testing.T) {
 		require.Empty(t, seen[fingerprint], name)
 		seen[fingerprint] = name
 	}
+}
+
+func jsonFingerprintOf[T any]() uint32 { return fingerprintOf(JSONCodec[T](), nil) }
+
+type pointerToItself *pointerToItself
+
+func TestFingerprintsEndOnTypesThatReferToThemselves(t *testing.T) {
+	type even struct{ Next *struct{ Next *even } }
+	type list struct{ Next *list }
+	type each []each
+	type all map[string]all
+	require.Equal(t, jsonFingerprintOf[list](), jsonFingerprintOf[even](), "they are written alike")
+	require.NotEqual(t, jsonFingerprintOf[each](), jsonFingerprintOf[all]())
+	require.NotZero(t, jsonFingerprintOf[pointerToItself]())
 }
 
 func TestRefreshAheadIsSpreadOverProcesses(t *testing.T) {

@@ -41,6 +41,24 @@ var valueMutants = []mutant{
 		run:     "TestConformance/rueidis/G14_bytes_that_cannot_be_read",
 	},
 	{
+		name:    "names-of-types-count",
+		promise: "fingerprint",
+		edits:   change("fingerprint.go", "codec.(jsonCodec[T]); ok {", "codec.(jsonCodec[T]); ok && false {"),
+		run:     "TestConformance/rueidis/fingerprint_only",
+	},
+	{
+		name:    "fields-in-fields-do-not-count",
+		promise: "fingerprint",
+		edits:   change("fingerprint.go", "hashOf(shape.text, inner...)", "hashOf(shape.text, inner[:0]...)"),
+		run:     "TestFingerprintsTellWhatJSONSeesApart",
+	},
+	{
+		name:    "the-type-counts-beside-a-schema-version",
+		promise: "fingerprint",
+		edits:   change("fingerprint.go", "schema version %d\", *version", "schema version %d %v\", *version, reflect.TypeFor[T]()"),
+		run:     "TestConformance/rueidis/fingerprint_a_schema",
+	},
+	{
 		name:    "error-is-cached",
 		promise: "G12",
 		edits:   change("fetch.go", "\t\tc.flights.fail(f, err)\n\t\treturn", "\t\tc.keep(f, c.entry(value, ttl, now, took), took)\n\t\tc.flights.fail(f, err)\n\t\treturn"),

@@ -1,0 +1,115 @@
+package cacheaside
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func init() {
+	onRedis := func(r rig) bool { return r.remote }
+	promises = append(promises,
+		promise{"fingerprint", "only what JSON sees of a type tells stored values apart", onRedis, checkJSONShapes},
+		promise{"fingerprint", "a schema version tells stored values apart, and nothing else does", onRedis, checkSchemaVersion},
+	)
+}
+
+// deploys stores a value by one release and has it read by the next, whose type is another. nil: it is a miss.
+func deploys[Old, New any](e *env, what string, old Old, want *New, opts ...Option) {
+	e.Helper()
+	named := func(cfg *Config) { cfg.Name = "deploys" }
+	before, err := Open[Old](e.Context(), e.with(named), opts...)
+	require.NoError(e, err, what)
+	require.NoError(e, before.Set(e.Context(), what, old, time.Minute), what)
+	require.NoError(e, before.Close())
+	after, err := Open[New](e.Context(), e.with(named), opts...)
+	require.NoError(e, err, what)
+	defer func() { require.NoError(e, after.Close()) }()
+	got, err := after.Get(e.Context(), what)
+	if want == nil {
+		require.ErrorIs(e, err, ErrMiss, what)
+		return
+	}
+	require.NoError(e, err, what)
+	require.Equal(e, *want, got, what)
+}
+
+func (e *env) with(change func(*Config)) Config {
+	cfg := e.config
+	change(&cfg)
+	return cfg
+}
+
+func checkJSONShapes(e *env) {
+	type base struct{ ID int }
+	type user struct {
+		ID   int
+		Name string
+	}
+	type renamed struct {
+		Name string
+		ID   int64 `validate:"required" db:"id"`
+	}
+	type opened struct {
+		base
+		Name *string `json:",omitempty"`
+	}
+	type address struct{ City string }
+	type billing struct{ City string }
+	type order struct{ From, To address }
+	type order2 struct {
+		From address
+		To   *billing
+	}
+	name := "n"
+	deploys(e, "renamed, reordered, with tags of others", user{1, "n"}, &renamed{ID: 1, Name: "n"})
+	pointer := &user{1, "n"}
+	deploys(e, "a pointer", user{1, "n"}, &pointer)
+	deploys(e, "no pointer", &user{1, "n"}, &user{1, "n"})
+	deploys(e, "an embedded struct", user{1, "n"}, &opened{base{1}, &name})
+	deploys(e, "one type for two", order{address{"a"}, address{"b"}}, &order2{address{"a"}, &billing{"b"}})
+	deploys(e, "a type of one's own", map[string]int{"a": 1}, &map[label]time.Duration{"a": 1})
+
+	type mail struct {
+		ID   int
+		Name string `json:"mail"`
+	}
+	type quoted struct {
+		ID   int `json:",string"`
+		Name string
+	}
+	type longer struct {
+		ID         int
+		Name, More string
+	}
+	deploys[user, mail](e, "another name in JSON", user{1, "n"}, nil)
+	deploys[user, quoted](e, "another form in JSON", user{1, "n"}, nil)
+	deploys[user, longer](e, "a field more", user{1, "n"}, nil)
+	deploys[[3]int, [2]int](e, "a shorter array", [3]int{1, 2, 3}, nil)
+	deploys[map[string]int, map[int]int](e, "another key", map[string]int{"1": 1}, nil)
+}
+
+type label string
+
+func checkSchemaVersion(e *env) {
+	type user struct{ Name string }
+	type grown struct {
+		Name string
+		Age  int
+	}
+	deploys(e, "another shape", user{"n"}, &grown{Name: "n"}, WithSchemaVersion(7))
+	c := open[user](e, nil, WithSchemaVersion(0))
+	require.NoError(e, c.Set(e.Context(), key, user{"n"}, time.Minute))
+	require.NoError(e, c.Close())
+	for i, opts := range [][]Option{{WithSchemaVersion(1)}, nil} {
+		c := open[user](e, nil, opts...)
+		_, err := c.Get(e.Context(), key)
+		require.ErrorIs(e, err, ErrMiss, fmt.Sprint(i))
+		require.NoError(e, c.Close())
+	}
+	c = open[user](e, nil, WithSchemaVersion(0))
+	got, err := c.Get(e.Context(), key)
+	require.NoError(e, err)
+	require.Equal(e, user{"n"}, got)
+}
