@@ -167,7 +167,7 @@ func (s *jsonShapes) shapeOf(t reflect.Type, addressable bool) jsonShape {
 	}
 	switch k := t.Kind(); k {
 	case reflect.Slice:
-		if t.Elem().Kind() == reflect.Uint8 {
+		if t.Elem().Kind() == reflect.Uint8 && jsonMethodsOf(t.Elem(), true).writes == noMethod {
 			return jsonShape{text: "bytes"}
 		}
 		return jsonShape{"list", []int{s.add(t.Elem(), true)}}
