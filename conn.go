@@ -46,6 +46,7 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 	for _, change := range o.rueidis {
 		change.(func(*rueidis.ClientOption))(&option)
 	}
+	completeClientOption(&option)
 	if near != nil {
 		if err := checkTracking(&option); err != nil {
 			return nil, err

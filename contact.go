@@ -45,7 +45,10 @@ func (n *conn) firstContact() error {
 func (n *conn) mismatch(address string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
-	dialer := n.option.Dialer
+	dialer, config := n.option.Dialer, n.option.TLSConfig
+	if n.option.Sentinel.MasterSet != "" { // the addresses are sentinels
+		dialer, config = n.option.Sentinel.Dialer, n.option.Sentinel.TLSConfig
+	}
 	c, err := n.option.DialCtxFn(ctx, address, &dialer, nil)
 	if err != nil {
 		return nil // it is down, then
@@ -55,7 +58,7 @@ func (n *conn) mismatch(address string) error {
 	if c.SetDeadline(deadline) != nil {
 		return nil
 	}
-	if n.option.TLSConfig != nil {
+	if config != nil {
 		if greets(c) {
 			return errSpeaksPlain
 		}

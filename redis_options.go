@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,7 +14,8 @@ import (
 )
 
 // WithRueidisOption changes the options of the rueidis client before it is made: TLS certificates, a
-// dialer, credentials that rotate. It may be given several times.
+// dialer, credentials that rotate. It may be given several times. What is set for the client holds for
+// its connections to sentinels too, but for their own TLSConfig and fields of their Dialer that are set.
 func WithRueidisOption(change func(*rueidis.ClientOption)) Option {
 	return func(o *options) {
 		if change == nil {
@@ -87,12 +89,37 @@ func setClientDefaults(o *rueidis.ClientOption) {
 	// MaxFlushDelay stays off: it makes a batch of what 256 callers send, but a sleep of any length takes a
 	// millisecond in a process that has nothing else to do, which four callers have paid for each call.
 	setDefault(&o.ConnWriteTimeout, writeTimeout)
-	setDefault(&o.Dialer.Timeout, dialTimeout)
-	setDefault(&o.Dialer.KeepAlive, keepAlive)
-	if o.Sentinel.MasterSet != "" {
-		o.Sentinel.Dialer, o.Sentinel.TLSConfig = o.Dialer, o.TLSConfig
-		o.Sentinel.TopologyRefreshInterval = 5 * time.Second // a failover whose message was lost is noticed too
+	setDialerDefaults(&o.Dialer)
+}
+
+func setDialerDefaults(d *net.Dialer) {
+	setDefault(&d.Timeout, dialTimeout)
+	setDefault(&d.KeepAlive, keepAlive)
+}
+
+// completeClientOption is called when the user's functions have changed o: a dialer made anew gets the
+// defaults, and sentinels are reached as Redis is, but for what was set for them.
+func completeClientOption(o *rueidis.ClientOption) {
+	setDialerDefaults(&o.Dialer)
+	if o.Sentinel.MasterSet == "" {
+		return
 	}
+	if o.Sentinel.TLSConfig == nil {
+		o.Sentinel.TLSConfig = o.TLSConfig
+	}
+	o.Sentinel.Dialer = overlaid(o.Dialer, o.Sentinel.Dialer)
+	setDefault(&o.Sentinel.TopologyRefreshInterval, 5*time.Second) // a failover whose message was lost is noticed too
+}
+
+// overlaid returns d with the fields that are set in by.
+func overlaid(d, by net.Dialer) net.Dialer {
+	to, from := reflect.ValueOf(&d).Elem(), reflect.ValueOf(by)
+	for i := range from.NumField() {
+		if to.Field(i).CanSet() && !from.Field(i).IsZero() {
+			to.Field(i).Set(from.Field(i))
+		}
+	}
+	return d
 }
 
 // address checks a host:port or the path of a unix socket, and adds the default port.
@@ -123,6 +150,13 @@ func parseRedisURL(s string) (rueidis.ClientOption, error) {
 	u, err := url.Parse(s)
 	if err != nil {
 		return o, fieldError("Redis.URL", quote(redactURL(s)), allowed)
+	}
+	if u.Scheme == "unix" && (u.Host != "" || !strings.HasPrefix(u.Path, "/")) {
+		return o, fieldError("Redis.URL", quote(redactURL(s)), allowed)
+	}
+	o.DialCtxFn = nil // that of a unix socket knows no TLS, and no addresses that win over the URL
+	if o.TLSConfig != nil {
+		o.TLSConfig.ServerName = "" // each connection checks the name that it dials, which may be another node's
 	}
 	known := []string{"addr", "client_name", "db", "dial_timeout", "master_set", "protocol", "write_timeout"}
 	for name := range u.Query() {

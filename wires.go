@@ -98,7 +98,7 @@ func (ws *wires) watch(dial dialFunc, lost func()) dialFunc {
 		settle := sync.OnceFunc(func() { ws.unsettled.Add(-1) })
 		ctx, cancel := ws.bound(ctx, dialer.Timeout)
 		defer cancel()
-		c, err := dial(ctx, address, dialer, config)
+		c, err := dial(ctx, address, dialer, named(config, address))
 		if err != nil {
 			settle()
 			return nil, err
@@ -116,6 +116,18 @@ func (ws *wires) watch(dial dialFunc, lost func()) dialFunc {
 		}
 		return w, nil
 	}
+}
+
+// named returns config with the host of address as the name to check, unless it has one: a dialer of the
+// user's may do the handshake itself, and would have to find out.
+func named(config *tls.Config, address string) *tls.Config {
+	host, _, err := net.SplitHostPort(address)
+	if config == nil || config.ServerName != "" || err != nil {
+		return config
+	}
+	config = config.Clone()
+	config.ServerName = host
+	return config
 }
 
 func dialAddress(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {

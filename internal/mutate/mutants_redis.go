@@ -47,6 +47,32 @@ var redisMutants = []mutant{
 		within:  30 * time.Second,
 	},
 	{
+		name:    "tls-of-an-option-stops-at-the-sentinels",
+		promise: "G20",
+		edits:   change("redis_options.go", "\t\to.Sentinel.TLSConfig = o.TLSConfig\n", "\t\t_ = o.TLSConfig\n"),
+		run:     "TestTLSOfTheClientReachesSentinels|TestNoPasswordGoesOutBeforeTheHandshake",
+		within:  30 * time.Second,
+	},
+	{
+		name:    "a-unix-socket-in-a-url-knows-no-tls",
+		promise: "G20",
+		edits:   change("redis_options.go", "\to.DialCtxFn = nil // ", "\t// "),
+		run:     "TestNoPasswordGoesOutBeforeTheHandshake|TestAURLOfAUnixSocketIsItsPath",
+		within:  30 * time.Second,
+	},
+	{
+		name:    "a-url-names-every-certificate",
+		promise: "G20",
+		edits:   change("redis_options.go", "\t\to.TLSConfig.ServerName = \"\" // ", "\t\t// "),
+		run:     "TestEachConnectionChecksTheNameItDials",
+	},
+	{
+		name:    "a-dialer-of-the-users-is-not-told-the-name",
+		promise: "G20",
+		edits:   change("wires.go", "\tconfig.ServerName = host\n", "\t_ = host\n"),
+		run:     "TestEachConnectionChecksTheNameItDials",
+	},
+	{
 		name:    "nobody-waits-for-a-new-connection",
 		promise: "G11",
 		edits:   change("breaker.go", "if round == nil || !patient && !fresh {", "if round == nil || !patient && (fresh || !fresh) {"),

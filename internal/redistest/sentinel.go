@@ -38,17 +38,27 @@ type Sentinel struct {
 	master, replica *Server
 }
 
-// StartSentinel starts the three servers and returns when the sentinel would promote the replica.
-func StartSentinel(t testing.TB) *Sentinel {
+// StartSentinel starts the three servers and returns when the sentinel would promote the replica. With [TLS]
+// all three speak TLS, by the same keys; a [Password] is the sentinel's own.
+func StartSentinel(t testing.TB, opts ...Option) *Sentinel {
 	t.Helper()
 	s := &Sentinel{t: t}
-	s.master = Start(t, Args("--repl-diskless-sync-delay", "0"))
-	s.replica = Start(t, Args("--replicaof", "127.0.0.1", strconv.Itoa(s.master.port), "--repl-diskless-sync-delay", "0"))
+	own := newOptions(opts)
+	data := options{args: []string{"--repl-diskless-sync-delay", "0"}, tls: own.tls}
+	if own.tls {
+		own.keys = newAuthority(t, t.TempDir()) // one for all, because they must trust each other
+		own.args = append([]string{"--tls-replication", "yes"}, own.args...)
+		data.args, data.keys = append(data.args, "--tls-replication", "yes"), own.keys
+	}
+	s.master = start(t, data)
+	data.args = append(data.args, "--replicaof", "127.0.0.1", strconv.Itoa(s.master.port))
+	s.replica = start(t, data)
 	// A sentinel that starts before the replica is there would not look again for ten seconds.
 	s.await("replicate", func() error {
 		return want(s.replica.info("INFO", "replication"), "master_link_status", "up")
 	})
-	s.node = start(t, options{args: []string{"--sentinel"}, config: s.config})
+	own.args, own.config = append([]string{"--sentinel"}, own.args...), s.config
+	s.node = start(t, own)
 	s.node.Must(append([]string{"SENTINEL", "DEBUG"}, sentinelPace...)...)
 	s.awaitReplica()
 	return s
