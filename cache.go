@@ -263,6 +263,15 @@ func (c *Client[T]) countLocalHit() {
 	c.stats.hits.add()
 }
 
+// served counts a hit on e, which is surely fresh, and returns what its caller gets.
+func (c *Client[T]) served(e *entry[T]) T {
+	c.countLocalHit()
+	if c.clone != nil {
+		return c.clone(e.value)
+	}
+	return e.value
+}
+
 // get is Get without its fast path. kept is what peek returned.
 func (c *Client[T]) get(ctx context.Context, key string, kept *entry[T]) (value T, err error) {
 	if err := c.checkLookup(key); err != nil {

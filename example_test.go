@@ -206,6 +206,24 @@ func ExampleClient_Bind() {
 }
 
 // Look-ups of different keys at about the same time become one query.
+func ExampleKeyed() {
+	cache, err := cacheaside.NewMemory[string](cacheaside.Config{Name: "users"})
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	users := cacheaside.Keyed(cache, cacheaside.IntKeys[int64]())
+	find := func(_ context.Context, id int64) (string, error) { return fmt.Sprint("user ", id), nil }
+
+	name, err := users.GetWithFetch(context.Background(), 42, time.Minute, find)
+	fmt.Println(name, err)
+	name, err = cache.Get(context.Background(), "42") // the same entry
+	fmt.Println(name, err)
+	// Output:
+	// user 42 <nil>
+	// user 42 <nil>
+}
+
 func ExampleClient_BindMany() {
 	users, err := cacheaside.NewMemory[user](cacheaside.Config{})
 	if err != nil {

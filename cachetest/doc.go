@@ -6,5 +6,7 @@
 // [Fake] is a Cache in memory that can be made to fail, to be slow and to forget, for the tests of the code
 // that uses a Cache.
 //
+// [Keys] tries a codec of yours for the keys of a [cacheaside.Keyed].
+//
 // It is a module of its own, so that programs which only use the library do not download what tests need.
 package cachetest

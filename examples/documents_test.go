@@ -85,6 +85,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/cacheaside/cacheaside"
@@ -106,6 +107,7 @@ var (
 	_ = slices.Clone[[]string]
 	_ rueidis.Client
 	_ = sql.ErrNoRows
+	_ = strconv.Itoa
 )
 
 type User struct{ ID, Name string }
@@ -116,7 +118,21 @@ func (Repository) Find(ctx context.Context, id string) (User, error)            
 func (Repository) FindMany(ctx context.Context, ids []string) (map[string]User, error) { return nil, nil }
 func (Repository) Update(ctx context.Context, u User) error                            { return nil }
 
+type Order struct{ ID int64 }
+
+type Shop struct{}
+
+func (Shop) Find(ctx context.Context, id int64) (Order, error)                    { return Order{}, nil }
+func (Shop) FindMany(ctx context.Context, ids []int64) (map[int64]Order, error) { return nil, nil }
+func (Shop) Save(ctx context.Context, o Order) error                              { return nil }
+
+type Page struct {
+	Org    string
+	Number int
+}
+
 var (
+	shop       Shop
 	ctx        context.Context
 	cfg        cacheaside.Config
 	users      *cacheaside.Client[User]

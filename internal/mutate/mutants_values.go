@@ -253,4 +253,22 @@ var valueMutants = []mutant{
 		edits:   change("aside_read.go", "a.endRead(keys[mine[i]], reads[mine[i]], reply)", "a.endRead(keys[mine[i]], reads[mine[len(mine)-1-i]], reply)"),
 		run:     "TestConformance/rueidis-aside/batch_what_is_missing|TestConformance/rueidis-aside/batch_SetMany",
 	},
+	{
+		name:    "a-codec-is-believed",
+		promise: "Keyed",
+		edits:   change("key_codec.go", "case back != k:", "case back != back:"),
+		run:     "TestTwoKeysWithOneStringNeverMeet",
+	},
+	{
+		name:    "a-hit-is-not-checked",
+		promise: "Keyed",
+		edits:   change("keyed.go", "return known != nil && *known == key", "return known != nil"),
+		run:     "TestTwoKeysWithOneStringNeverMeet",
+	},
+	{
+		name:    "a-colon-is-not-escaped",
+		promise: "Keyed",
+		edits:   change("join_key.go", "strings.IndexAny(p, `:\\`)", "strings.IndexAny(p, `\\`)"),
+		run:     "TestJoinedKeysNeverMeet",
+	},
 }

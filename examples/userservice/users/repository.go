@@ -54,7 +54,8 @@ func (r *Repository) Find(ctx context.Context, id int64) (u User, err error) {
 }
 
 // FindMany returns those of the users with these ids that there are, by one query.
-func (r *Repository) FindMany(ctx context.Context, ids []int64) (found []User, err error) {
+func (r *Repository) FindMany(ctx context.Context, ids []int64) (found map[int64]User, err error) {
+	found = make(map[int64]User, len(ids))
 	args := make([]any, len(ids))
 	for i, id := range ids {
 		args[i] = id
@@ -71,7 +72,7 @@ func (r *Repository) FindMany(ctx context.Context, ids []int64) (found []User, e
 		if err := rows.Scan(&u.ID, &u.Name, &u.Email); err != nil {
 			return nil, err
 		}
-		found = append(found, u)
+		found[u.ID] = u
 	}
 	return found, rows.Err()
 }

@@ -3,7 +3,6 @@ package users
 import (
 	"context"
 	"database/sql"
-	"strconv"
 	"time"
 
 	"github.com/cacheaside/cacheaside"
@@ -15,19 +14,14 @@ var ErrNotFound = cacheaside.ErrNotFound
 // Source is what the service needs of a [Repository].
 type Source interface {
 	Find(ctx context.Context, id int64) (User, error)
-	FindMany(ctx context.Context, ids []int64) ([]User, error)
+	FindMany(ctx context.Context, ids []int64) (map[int64]User, error)
 	Save(ctx context.Context, u User) error
 }
 
 // Service answers for users from a cache, which asks the source for what it does not have.
 type Service struct {
 	source Source
-	cache  *cacheaside.Client[User]
-
-	// The functions that fetch are made once, so that a look-up allocates nothing when it hits: the cache
-	// gives them the key.
-	fetch     cacheaside.FetchFunc[User]
-	fetchMany cacheaside.FetchManyFunc[User]
+	cache  *cacheaside.KeyedClient[int64, User]
 }
 
 // ttl is how long a user may be served without asking the database again. Changes made through the
@@ -46,39 +40,26 @@ func Open(ctx context.Context, cfg cacheaside.Config, source Source, options ...
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{source: source, cache: cache}
-	s.fetch = func(ctx context.Context, key string) (User, error) {
-		id, err := strconv.ParseInt(key, 10, 64)
-		if err != nil {
-			return User{}, err
-		}
-		return source.Find(ctx, id)
-	}
-	s.fetchMany = s.findMany
-	return s, nil
+	return &Service{source: source, cache: cacheaside.Keyed(cache, cacheaside.IntKeys[int64]())}, nil
 }
 
 // GetUserByID returns the user with this id, and [ErrNotFound] if there is none. It returns when ctx ends,
 // even if others still wait for the same user.
 func (s *Service) GetUserByID(ctx context.Context, id int64) (User, error) {
-	return s.cache.GetWithFetch(ctx, key(id), ttl, s.fetch)
+	return s.cache.GetWithFetch(ctx, id, ttl, s.source.Find)
 }
 
 // GetUsersByID returns those of the users with these ids that there are.
 func (s *Service) GetUsersByID(ctx context.Context, ids []int64) ([]User, error) {
-	keys := make([]string, len(ids))
-	for i, id := range ids {
-		keys[i] = key(id)
-	}
-	found, err := s.cache.GetManyWithFetch(ctx, keys, ttl, s.fetchMany)
+	found, err := s.cache.GetManyWithFetch(ctx, ids, ttl, s.source.FindMany)
 	if err != nil {
 		return nil, err
 	}
 	users := make([]User, 0, len(found))
-	for _, k := range keys {
-		if u, ok := found[k]; ok {
+	for _, id := range ids {
+		if u, ok := found[id]; ok {
 			users = append(users, u)
-			delete(found, k) // an id may have been given twice
+			delete(found, id) // an id may have been given twice
 		}
 	}
 	return users, nil
@@ -86,16 +67,16 @@ func (s *Service) GetUsersByID(ctx context.Context, ids []int64) ([]User, error)
 
 // SaveUser writes u. From when it returns, nobody is given what was there before.
 func (s *Service) SaveUser(ctx context.Context, u User) error {
-	return s.cache.Mutate(ctx, []string{key(u.ID)}, func(ctx context.Context) error {
+	return s.cache.Mutate(ctx, []int64{u.ID}, func(ctx context.Context) error {
 		return s.source.Save(ctx, u)
 	})
 }
 
 // Forget removes the user with this id from the cache, for one who has changed the database by hand.
-func (s *Service) Forget(ctx context.Context, id int64) error { return s.cache.Delete(ctx, key(id)) }
+func (s *Service) Forget(ctx context.Context, id int64) error { return s.cache.Delete(ctx, id) }
 
 // Cache returns the cache, for those who watch it.
-func (s *Service) Cache() *cacheaside.Client[User] { return s.cache }
+func (s *Service) Cache() *cacheaside.Client[User] { return s.cache.Client() }
 
 // Stats returns what the cache has counted.
 func (s *Service) Stats() cacheaside.Stats { return s.cache.Stats() }
@@ -105,26 +86,3 @@ func (s *Service) Health(ctx context.Context) error { return s.cache.Health(ctx)
 
 // Close closes the cache.
 func (s *Service) Close() error { return s.cache.Close() }
-
-// findMany fetches what a batch of look-ups has missed.
-func (s *Service) findMany(ctx context.Context, keys []string) (map[string]User, error) {
-	ids := make([]int64, len(keys))
-	for i, k := range keys {
-		id, err := strconv.ParseInt(k, 10, 64)
-		if err != nil {
-			return nil, err
-		}
-		ids[i] = id
-	}
-	users, err := s.source.FindMany(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	found := make(map[string]User, len(users))
-	for _, u := range users {
-		found[key(u.ID)] = u
-	}
-	return found, nil
-}
-
-func key(id int64) string { return strconv.FormatInt(id, 10) }
