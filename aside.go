@@ -30,7 +30,7 @@ type aside[T any] struct {
 
 	clearing atomic.Int64 // Clears of this process under way
 
-	shards [nearShards]asideShard
+	shards [nearShards]asideShard[T]
 }
 
 var (
@@ -43,14 +43,21 @@ type nearEntry[T any] struct {
 	watch   *watch // that it came under: while it lasts, we learn of changes
 	until   int64  // LocalTTL from when it came
 	decoded atomic.Pointer[entry[T]]
-	raw     *atomic.Pointer[string] // what came, until it is decoded by its first reader
+	raw     *undecoded
 }
 
-type asideShard struct {
+// undecoded is what has come for a near copy, until its first reader has decoded it. The others wait for that:
+// a large value that many callers have asked for is decoded once.
+type undecoded struct {
+	mu   sync.Mutex             // held while it is being decoded
+	data atomic.Pointer[string] // nil once that is done
+}
+
+type asideShard[T any] struct {
 	mu      sync.Mutex
-	reading map[string]*nearRead // the read of each key that others may join
-	changes map[string]*change   // by keys whose change somebody waits for, or may
-	writing map[string]int       // this process' writes under way, whose invalidations are its own
+	reading map[string]*nearRead[T] // the read of each key that others may join
+	changes map[string]*change      // by keys whose change somebody waits for, or may
+	writing map[string]int          // this process' writes under way, whose invalidations are its own
 }
 
 // change is the next change of a key.
@@ -66,7 +73,7 @@ func newAside[T any](r remote[T], hub *nearHub, cfg Config, weigh func(string, T
 	until := func(n *nearEntry[T]) int64 { return n.until }
 	a.near = newExpiring(cfg.MaxEntries, weigh != nil, cfg.ReapInterval, a.clock, until, evicted)
 	for i := range a.shards {
-		a.shards[i].reading = make(map[string]*nearRead)
+		a.shards[i].reading = make(map[string]*nearRead[T])
 		a.shards[i].changes = make(map[string]*change)
 		a.shards[i].writing = make(map[string]int)
 	}
@@ -82,11 +89,11 @@ func keepsStale(cfg Config) bool {
 	return cfg.StaleFor > 0 || cfg.StaleIfError > 0 || cfg.RefreshAhead > 0
 }
 
-func (a *aside[T]) shard(key string) *asideShard { return &a.shards[hashKey(key)%nearShards] }
+func (a *aside[T]) shard(key string) *asideShard[T] { return &a.shards[hashKey(key)%nearShards] }
 
 func (a *aside[T]) peek(key string) *entry[T] {
 	n := a.near.Get(key)
-	if n == nil || n.watch.over.Load() || !a.clock.before(n.until) && a.clock.now() >= n.until {
+	if n == nil || !a.counts(n) {
 		return nil
 	}
 	if e := n.decoded.Load(); e != nil {
@@ -95,63 +102,76 @@ func (a *aside[T]) peek(key string) *entry[T] {
 	return a.decodeNear(n, key)
 }
 
-// decodeNear decodes what has come for n. Several readers may do so at once; one result is kept, and with
-// it goes the raw form.
-func (a *aside[T]) decodeNear(n *nearEntry[T], key string) *entry[T] {
-	raw := n.raw.Load()
-	if raw == nil {
-		return n.decoded.Load()
-	}
-	e, err := a.form.decode(a.redisKey(key), []byte(*raw))
-	if err != nil {
-		a.near.DeleteIf(key, func(current *nearEntry[T]) bool { return current == n })
-		return nil // lookup says why
-	}
-	return n.keep(e)
+// counts reports whether Redis tells of changes of what n is a copy of, and LocalTTL is not over.
+func (a *aside[T]) counts(n *nearEntry[T]) bool {
+	return !n.watch.over.Load() && (a.clock.before(n.until) || a.clock.now() < n.until)
 }
 
-// keep makes e the decoded form, unless there is one, and returns what is.
-func (n *nearEntry[T]) keep(e *entry[T]) *entry[T] {
-	if n.decoded.CompareAndSwap(nil, e) {
-		n.raw.Store(nil)
-		return e
+// decodeNear decodes what has come for n, or waits for another reader that does so. It returns nil for what cannot
+// be decoded: a look-up says why.
+func (a *aside[T]) decodeNear(n *nearEntry[T], key string) *entry[T] {
+	n.raw.mu.Lock()
+	defer n.raw.mu.Unlock()
+	data := n.raw.data.Load()
+	if data == nil {
+		return n.decoded.Load()
 	}
-	return n.decoded.Load()
+	e, err := a.form.decode(a.redisKey(key), []byte(*data))
+	if err != nil {
+		a.near.DeleteIf(key, func(current *nearEntry[T]) bool { return current == n })
+	}
+	n.decoded.Store(e) // nil if there was an error
+	n.raw.data.Store(nil)
+	return e
 }
 
 func (a *aside[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
-	data, err := a.read(ctx, key)
-	return a.decoded(key, data, err)
+	r, err := a.ask(ctx, key, true)
+	return a.answer(ctx, key, r, err)
 }
 
-// decoded is what a look-up makes of a read.
-func (a *aside[T]) decoded(key, data string, err error) (*entry[T], error) {
+// answer is what a look-up makes of the read r, or of the error that it ended with.
+func (a *aside[T]) answer(ctx context.Context, key string, r *nearRead[T], err error) (*entry[T], error) {
 	switch {
 	case err == errNothing:
 		return nil, nil
 	case err != nil:
 		return nil, err
 	}
-	e, err := a.decode(key, data)
-	if err == errLease {
+	e, err := a.decodeRead(key, r)
+	switch {
+	case err == errLease:
 		return nil, nil // somebody fetches it; acquire waits for that
+	case e == nil && err == nil: // the near copy that would do cannot be decoded, and is gone: Redis says why
+		return a.lookup(ctx, key)
 	}
 	return e, err
 }
 
-// decode decodes what a read has returned. If that is what the near copy holds, it keeps the result, so
-// that its first reader need not decode it again.
-func (a *aside[T]) decode(key, data string) (*entry[T], error) {
-	e, err := a.form.decode(a.redisKey(key), []byte(data))
-	if err != nil {
-		return nil, err
+// decodeRead decodes what r has brought, once for all look-ups that have waited for it and all that find the near
+// copy of it. What is a near hit now, whichever read has brought it, is as good an answer to a look-up that has
+// begun before.
+func (a *aside[T]) decodeRead(key string, r *nearRead[T]) (*entry[T], error) {
+	if e := a.peek(key); e != nil {
+		return e, nil
 	}
+	if r.near != nil {
+		return a.decodeNear(r.near, key), nil
+	}
+	r.decoding.Do(func() { r.entry, r.undecodable = a.form.decode(a.redisKey(key), []byte(r.data)) })
+	return r.entry, r.undecodable
+}
+
+// decode decodes what a read has returned. If that is what the near copy holds, the two are decoded once.
+func (a *aside[T]) decode(key, data string) (*entry[T], error) {
 	if n := a.near.Peek(key); n != nil {
-		if raw := n.raw.Load(); raw != nil && *raw == data { // comparing is quick: it is the same memory
-			return n.keep(e), nil
+		if raw := n.raw.data.Load(); raw != nil && *raw == data { // comparing is quick: it is the same memory
+			if e := a.decodeNear(n, key); e != nil {
+				return e, nil
+			}
 		}
 	}
-	return e, nil
+	return a.form.decode(a.redisKey(key), []byte(data))
 }
 
 // arrived keeps a reply, on the goroutine that reads the connection. A lease is not kept, but that there
@@ -167,8 +187,8 @@ func (a *aside[T]) arrived(w *watch, key, data string) {
 	if len(data)-headerBytes > a.form.maxBytes { // nobody could decode it
 		return
 	}
-	raw := new(atomic.Pointer[string])
-	raw.Store(&data)
+	raw := new(undecoded)
+	raw.data.Store(&data)
 	until := a.clock.deadline(a.clock.now(), a.ttl)
 	if a.near.Put(key, nearEntry[T]{watch: w, until: until, raw: raw}, 1) {
 		a.near.stored(until)
@@ -206,7 +226,7 @@ func (a *aside[T]) invalidatedAll(ended *watch) {
 // changeLocked returns the next change of key. tellLocked takes it off again, and sees to it that nobody
 // joins a read from before it: who did would get what has changed since, and if that is a lease, wait for a
 // change that has been.
-func (s *asideShard) changeLocked(key string) *change {
+func (s *asideShard[T]) changeLocked(key string) *change {
 	c := s.changes[key]
 	if c == nil {
 		c = &change{happens: make(chan struct{})}
@@ -215,7 +235,7 @@ func (s *asideShard) changeLocked(key string) *change {
 	return c
 }
 
-func (s *asideShard) tellLocked(key string) {
+func (s *asideShard[T]) tellLocked(key string) {
 	delete(s.reading, key)
 	if c := s.changes[key]; c != nil {
 		close(c.happens)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync/atomic"
+	"sync"
 
 	"github.com/redis/rueidis"
 
@@ -12,32 +12,46 @@ import (
 )
 
 // nearRead is a read of one key from Redis, and its outcome.
-type nearRead struct {
+type nearRead[T any] struct {
 	done chan struct{}
 	data string
-	err  error // rueidis.Nil if there is nothing
+	err  error         // rueidis.Nil if there is nothing
+	near *nearEntry[T] // the near copy that makes the read needless; nil if it was made
+
+	decoding    sync.Once // see decodeRead
+	entry       *entry[T]
+	undecodable error
 }
 
 // errNothing says that Redis has nothing under a key.
 var errNothing = errors.New("cacheaside: nothing there")
 
-// read asks Redis for key, joining a read under way. An error is errNothing, errWrongType, or what conn.end
-// returns.
+// read asks Redis for key, joining a read under way, and returns what stands there. An error is errNothing,
+// errWrongType, or what conn.end returns.
 func (a *aside[T]) read(ctx context.Context, key string) (string, error) {
-	o, err := a.conn.begin(ctx, false)
+	r, err := a.ask(ctx, key, false)
 	if err != nil {
 		return "", err
 	}
-	r, err := a.readOnce(&o, key)
-	if a.conn.again(&o, err, false) {
-		r, err = a.readOnce(&o, key)
+	return r.data, nil
+}
+
+// ask is read that returns the read itself. To a look-up a near copy will do that has come since it has seen none.
+func (a *aside[T]) ask(ctx context.Context, key string, lookup bool) (*nearRead[T], error) {
+	o, err := a.conn.begin(ctx, false)
+	if err != nil {
+		return nil, err
 	}
-	return a.outcome(&o, r, err)
+	r, err := a.readOnce(&o, key, lookup)
+	if a.conn.again(&o, err, false) {
+		r, err = a.readOnce(&o, key, lookup)
+	}
+	return r, a.outcome(&o, err)
 }
 
 // readOnce begins or joins a read of key, and waits for it.
-func (a *aside[T]) readOnce(o *op, key string) (*nearRead, error) {
-	r, begun := a.joinRead(key)
+func (a *aside[T]) readOnce(o *op, key string, lookup bool) (*nearRead[T], error) {
+	r, begun := a.joinRead(key, lookup)
 	if begun {
 		go a.runRead(o.Client, key, r) // ends when the connection does, at the latest
 	}
@@ -50,7 +64,7 @@ func (a *aside[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] 
 	if err != nil {
 		return failAll[T](len(keys), err)
 	}
-	reads, got := make([]*nearRead, len(keys)), make([]lookedUp[T], len(keys))
+	reads, got := make([]*nearRead[T], len(keys)), make([]lookedUp[T], len(keys))
 	all := make([]int, len(keys))
 	for i := range all {
 		all[i] = i
@@ -60,18 +74,17 @@ func (a *aside[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] 
 		a.readAll(&o, keys, lost, reads, got)
 	}
 	for i, key := range keys {
-		data, err := a.outcome(&o, reads[i], got[i].err)
-		got[i].entry, got[i].err = a.decoded(key, data, err)
+		got[i].entry, got[i].err = a.answer(ctx, key, reads[i], a.outcome(&o, got[i].err))
 	}
 	return got
 }
 
 // readAll begins or joins reads of the keys in these places, and waits for them.
-func (a *aside[T]) readAll(o *op, keys []string, places []int, reads []*nearRead, got []lookedUp[T]) {
+func (a *aside[T]) readAll(o *op, keys []string, places []int, reads []*nearRead[T], got []lookedUp[T]) {
 	var mine []int // places of the keys whose reads are begun here
 	for _, i := range places {
 		var begun bool
-		if reads[i], begun = a.joinRead(keys[i]); begun {
+		if reads[i], begun = a.joinRead(keys[i], true); begun {
 			mine = append(mine, i)
 		}
 	}
@@ -94,43 +107,52 @@ func (a *aside[T]) lost(got []lookedUp[T]) (places []int) {
 }
 
 // await waits for a read, and returns its error as rueidis gave it, or that of ctx.
-func (r *nearRead) await(ctx context.Context) error {
+func (r *nearRead[T]) await(ctx context.Context) error {
 	if err := await(ctx, r.done); err != nil {
 		return err
 	}
 	return r.err
 }
 
-// outcome ends the operation o with the error that awaiting r returned.
-func (a *aside[T]) outcome(o *op, r *nearRead, err error) (string, error) {
+// outcome ends the operation o with the error that awaiting its read returned.
+func (a *aside[T]) outcome(o *op, err error) error {
 	switch {
 	case rueidis.IsRedisNil(err):
 		_ = a.conn.end(o, nil) // nil
-		return "", errNothing
+		return errNothing
 	case isWrongType(err):
 		_ = a.conn.end(o, nil) // nil
-		return "", errWrongType
+		return errWrongType
 	}
-	if err := a.conn.end(o, err); err != nil {
-		return "", err
-	}
-	return r.data, nil
+	return a.conn.end(o, err)
 }
 
-// joinRead returns the read of key that is under way, or makes the record of one that the caller must
-// begin. A read has no context: what is abandoned would still be answered, and the count of replies would
-// be off.
-func (a *aside[T]) joinRead(key string) (r *nearRead, begun bool) {
+// joinRead returns the read of key that is under way, or makes the record of one that the caller must begin. For a
+// look-up it looks for the near copy once more, under the lock: the read that was under way when it looked before
+// may have ended since. A read has no context: what is abandoned would still be answered, and the count of replies
+// would be off.
+func (a *aside[T]) joinRead(key string, lookup bool) (r *nearRead[T], begun bool) {
 	s := a.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r := s.reading[key]; r != nil {
 		return r, false
 	}
-	r = &nearRead{done: make(chan struct{})}
+	if lookup {
+		if n := a.near.Peek(key); n != nil && a.counts(n) {
+			return &nearRead[T]{done: closedChannel, near: n}, false
+		}
+	}
+	r = &nearRead[T]{done: make(chan struct{})}
 	s.reading[key] = r
 	return r, true
 }
+
+var closedChannel = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
 
 // detachRead makes the next look-up of key begin a read of its own.
 func (a *aside[T]) detachRead(key string) {
@@ -140,12 +162,12 @@ func (a *aside[T]) detachRead(key string) {
 	delete(s.reading, key)
 }
 
-func (a *aside[T]) runRead(c rueidis.Client, key string, r *nearRead) {
+func (a *aside[T]) runRead(c rueidis.Client, key string, r *nearRead[T]) {
 	a.endRead(key, r, c.DoCache(context.Background(), a.trackedGet(c, key), a.ttl))
 	a.weighNear(key)
 }
 
-func (a *aside[T]) runReads(c rueidis.Client, keys []string, reads []*nearRead, mine []int) {
+func (a *aside[T]) runReads(c rueidis.Client, keys []string, reads []*nearRead[T], mine []int) {
 	gets := make([]rueidis.CacheableTTL, len(mine))
 	for i, at := range mine {
 		gets[i] = rueidis.CT(a.trackedGet(c, keys[at]), a.ttl)
@@ -166,7 +188,7 @@ func (a *aside[T]) trackedGet(c rueidis.Client, key string) rueidis.Cacheable {
 }
 
 // endRead gives those who wait for r its reply.
-func (a *aside[T]) endRead(key string, r *nearRead, reply rueidis.RedisResult) {
+func (a *aside[T]) endRead(key string, r *nearRead[T], reply rueidis.RedisResult) {
 	r.data, r.err = reply.ToString()
 	s := a.shard(key)
 	s.mu.Lock()
@@ -188,7 +210,7 @@ func (a *aside[T]) weighNear(key string) {
 	if n == nil {
 		return
 	}
-	data, e := n.raw.Load(), n.decoded.Load()
+	e := n.decoded.Load()
 	if e == nil {
 		e = a.decodeNear(n, key)
 	}
@@ -201,23 +223,24 @@ func (a *aside[T]) weighNear(key string) {
 		a.unweighed(err)
 		return
 	}
-	a.replaceNear(key, n, data, e, weight)
+	a.replaceNear(key, n, e, weight)
 }
 
-// replaceNear puts the near copy n in its own place again with another weight, unless it is gone.
-func (a *aside[T]) replaceNear(key string, n *nearEntry[T], data *string, e *entry[T], weight uint32) {
+// replaceNear puts the near copy n, of the entry e, in its own place again with another weight, unless it is gone.
+func (a *aside[T]) replaceNear(key string, n *nearEntry[T], e *entry[T], weight uint32) {
 	if weight == 1 {
 		return
 	}
 	same := func(current *nearEntry[T]) bool { return current == n }
-	raw := new(atomic.Pointer[string])
-	raw.Store(data)
+	raw := new(undecoded)
+	raw.mu.Lock() // who finds the new one at once waits for its entry
+	defer raw.mu.Unlock()
 	switch a.near.PutIf(key, nearEntry[T]{watch: n.watch, until: n.until, raw: raw}, weight, same) {
 	case table.TooHeavy:
 		a.near.DeleteIf(key, same)
 	case table.Stored:
 		if m := a.near.Peek(key); m != nil && m.raw == raw {
-			m.keep(e)
+			m.decoded.Store(e)
 		}
 	}
 }

@@ -58,7 +58,7 @@ func ownWrites(t *testing.T, c *Client[int64], a *aside[int64], writers, writes 
 			reading.Go(func() {
 				for ctx.Err() == nil {
 					a.detachRead(k)
-					_, _ = a.lookup(ctx, k) // the writer looks at what it gets
+					_, _ = a.read(ctx, k) // the writer looks at what it gets
 				}
 			})
 		}
@@ -213,13 +213,13 @@ func TestNobodyJoinsAReadFromBeforeAChange(t *testing.T) {
 		"a Clear":                    func() { require.NoError(t, c.Clear(t.Context())) },
 		"having waited for too long": func() { next, _ := a.watch(key); _, _ = a.waitFor(t.Context(), key, next); a.unwatch(key, next) },
 	} {
-		first, begun := a.joinRead(key)
+		first, begun := a.joinRead(key, false)
 		require.True(t, begun)
-		joined, begun := a.joinRead(key)
+		joined, begun := a.joinRead(key, false)
 		require.False(t, begun)
 		require.Same(t, first, joined)
 		change()
-		_, begun = a.joinRead(key)
+		_, begun = a.joinRead(key, false)
 		require.True(t, begun, name)
 		a.detachRead(key)
 	}

@@ -509,7 +509,7 @@ func TestANearCopyIsDecodedOnceAndNotByTheConnection(t *testing.T) {
 
 	// Nobody waits for this read.
 	a := storeOf(reader)
-	r, begun := a.joinRead(key)
+	r, begun := a.joinRead(key, false)
 	require.True(t, begun)
 	a.runRead(*a.conn.client.Load(), key, r)
 	require.Zero(t, decoded.Load())

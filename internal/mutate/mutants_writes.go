@@ -136,6 +136,13 @@ var writeMutants = []mutant{
 		run:     "TestAProcessReadsItsOwnWrites",
 	},
 	{
+		name:    "each-caller-decodes-what-came",
+		promise: "sharing",
+		edits: change("aside.go", "\tr.decoding.Do(func() { r.entry, r.undecodable = a.form.decode(a.redisKey(key), []byte(r.data)) })\n\treturn r.entry, r.undecodable",
+			"\treturn a.form.decode(a.redisKey(key), []byte(r.data))"),
+		run: "TestAReadIsDecodedOnceThoughNoNearCopyIsKept",
+	},
+	{
 		name:    "invalidations-are-ignored",
 		promise: "G10",
 		edits:   change("near.go", "\t\t\tcache.invalidated(k)\n", "\t\t\t_ = k\n"),
