@@ -238,6 +238,7 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, weigh func(string
 	c.spread, c.down = true, b.conn.breaker.isDown
 	r := remote[T]{conn: b.conn, form: c.form(codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":", closed: c.closed}
 	if c.cfg.Backend == BackendRueidis {
+		r.reads = newSharedReads()
 		c.store = &r
 		return b.conn.permitted(ctx, r.name, needs)
 	}

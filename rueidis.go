@@ -21,6 +21,7 @@ type remote[T any] struct {
 	name string // of the cache: what its keys begin with
 
 	closed <-chan struct{} // with the cache
+	reads  *sharedReads    // nil on rueidis-aside, which has its own
 }
 
 var _ store[struct{}] = (*remote[struct{}])(nil)
@@ -31,60 +32,41 @@ func (r *remote[T]) redisKey(key string) string { return r.name + key }
 func (r *remote[T]) peek(string) *entry[T] { return nil }
 
 func (r *remote[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
-	k := r.redisKey(key)
 	o, err := r.conn.begin(ctx, false)
 	if err != nil {
 		return nil, err
 	}
-	data, err := o.Do(o.ctx, o.B().Get().Key(k).Build()).AsBytes()
+	got, err := r.read(&o, key)
 	if r.conn.again(&o, err, false) {
-		data, err = o.Do(o.ctx, o.B().Get().Key(k).Build()).AsBytes()
+		got, err = r.read(&o, key)
 	}
 	if isWrongType(err) {
 		_ = r.conn.end(&o, nil) // nil
 		return nil, errWrongType
 	}
-	if rueidis.IsRedisNil(err) {
-		return nil, r.conn.end(&o, nil)
-	}
-	if err := r.conn.end(&o, err); err != nil {
+	if err := r.conn.end(&o, err); err != nil || !got.found {
 		return nil, err
 	}
-	return r.decoded(k, data)
+	return r.decoded(key, got)
 }
 
-// decoded is what a look-up makes of the bytes under redisKey.
-func (r *remote[T]) decoded(redisKey string, data []byte) (*entry[T], error) {
-	e, err := r.form.decode(redisKey, data)
-	if err == errLease { // the rueidis-aside cache of another process is fetching the key
-		return nil, nil
-	}
-	return e, err
-}
-
-// lookupMany asks by one MGET, or in a cluster by one for each slot, all at once.
 func (r *remote[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] {
 	o, err := r.conn.begin(ctx, false)
 	if err != nil {
 		return failAll[T](len(keys), err)
 	}
-	redisKeys := make([]string, len(keys))
-	for i, key := range keys {
-		redisKeys[i] = r.redisKey(key)
-	}
-	replies, err := o.mget(redisKeys)
+	read, err := r.readMany(&o, keys)
 	if r.conn.again(&o, err, false) {
-		replies, err = o.mget(redisKeys)
+		read, err = r.readMany(&o, keys)
 	}
 	if err := r.conn.end(&o, err); err != nil {
 		return failAll[T](len(keys), err)
 	}
 	got := make([]lookedUp[T], len(keys))
-	for i, k := range redisKeys {
-		reply := replies[k]
-		if data, err := reply.AsBytes(); err == nil {
-			got[i].entry, got[i].err = r.decoded(k, data)
-		} // otherwise there is nothing, or no string, which is what MGET answers nothing for too
+	for i, key := range keys {
+		if read[i].found {
+			got[i].entry, got[i].err = r.decoded(key, read[i])
+		}
 	}
 	return got
 }

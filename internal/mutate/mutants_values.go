@@ -160,7 +160,7 @@ var valueMutants = []mutant{
 	{
 		name:    "lease-is-unreadable",
 		promise: "G14",
-		edits:   change("rueidis.go", "\tif err == errLease { // the", "\tif false { // the"),
+		edits:   change("rueidis_read.go", "\tif err == errLease { // the", "\tif false { // the"),
 		run:     "TestConformance/rueidis/G14_lease",
 	},
 	{

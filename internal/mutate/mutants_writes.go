@@ -143,6 +143,18 @@ var writeMutants = []mutant{
 		run: "TestAReadIsDecodedOnceThoughNoNearCopyIsKept",
 	},
 	{
+		name:    "look-ups-on-rueidis-share-nothing",
+		promise: "sharing",
+		edits:   change("rueidis_read.go", "\tif !reading {\n", "\tif !reading || true {\n"),
+		run:     "TestLookUpsOfAKeyShareReads",
+	},
+	{
+		name:    "shared-bytes-are-given-out",
+		promise: "sharing",
+		edits:   change("rueidis_read.go", "takes && got.shared", "takes && got.shared && false"),
+		run:     "TestCallersWhoShareAReadOwnTheirValues",
+	},
+	{
 		name:    "invalidations-are-ignored",
 		promise: "G10",
 		edits:   change("near.go", "\t\t\tcache.invalidated(k)\n", "\t\t\t_ = k\n"),
