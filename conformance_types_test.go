@@ -42,7 +42,6 @@ func (e *env) with(change func(*Config)) Config {
 }
 
 func checkJSONShapes(e *env) {
-	type base struct{ ID int }
 	type user struct {
 		ID   int
 		Name string
@@ -51,46 +50,15 @@ func checkJSONShapes(e *env) {
 		Name string
 		ID   int64 `validate:"required" db:"id"`
 	}
-	type opened struct {
-		base
-		Name *string `json:",omitempty"`
-	}
-	type address struct{ City string }
-	type billing struct{ City string }
-	type order struct{ From, To address }
-	type order2 struct {
-		From address
-		To   *billing
-	}
-	name := "n"
-	deploys(e, "renamed, reordered, with tags of others", user{1, "n"}, &renamed{ID: 1, Name: "n"})
-	pointer := &user{1, "n"}
-	deploys(e, "a pointer", user{1, "n"}, &pointer)
-	deploys(e, "no pointer", &user{1, "n"}, &user{1, "n"})
-	deploys(e, "an embedded struct", user{1, "n"}, &opened{base{1}, &name})
-	deploys(e, "one type for two", order{address{"a"}, address{"b"}}, &order2{address{"a"}, &billing{"b"}})
-	deploys(e, "a type of one's own", map[string]int{"a": 1}, &map[label]time.Duration{"a": 1})
-
 	type mail struct {
 		ID   int
 		Name string `json:"mail"`
 	}
-	type quoted struct {
-		ID   int `json:",string"`
-		Name string
-	}
-	type longer struct {
-		ID         int
-		Name, More string
-	}
+	deploys(e, "renamed, reordered, with tags of others", user{1, "n"}, &renamed{ID: 1, Name: "n"})
+	pointer := &user{1, "n"}
+	deploys(e, "a pointer", user{1, "n"}, &pointer)
 	deploys[user, mail](e, "another name in JSON", user{1, "n"}, nil)
-	deploys[user, quoted](e, "another form in JSON", user{1, "n"}, nil)
-	deploys[user, longer](e, "a field more", user{1, "n"}, nil)
-	deploys[[3]int, [2]int](e, "a shorter array", [3]int{1, 2, 3}, nil)
-	deploys[map[string]int, map[int]int](e, "another key", map[string]int{"1": 1}, nil)
 }
-
-type label string
 
 func checkSchemaVersion(e *env) {
 	type user struct{ Name string }

@@ -305,6 +305,32 @@ func TestFingerprintsTellWhatJSONSeesApart(t *testing.T) {
 	}
 }
 
+func TestFingerprintsPassOverWhatJSONDoesNotShow(t *testing.T) {
+	type base struct{ ID int }
+	type user struct {
+		ID   int
+		Name string
+	}
+	type opened struct {
+		base
+		hidden int
+		Left   int     `json:"-"`
+		Name   *string `json:",omitempty"`
+	}
+	type address struct{ City string }
+	type billing struct{ City string }
+	type label string
+	same := func(a, b uint32) { t.Helper(); require.Equal(t, a, b) }
+	same(jsonFingerprintOf[user](), jsonFingerprintOf[opened]())
+	same(jsonFingerprintOf[user](), jsonFingerprintOf[**user]())
+	same(jsonFingerprintOf[[]user](), jsonFingerprintOf[[]*opened]())
+	same(jsonFingerprintOf[struct{ From, To address }](), jsonFingerprintOf[struct {
+		To   *billing
+		From address `validate:"required"`
+	}]())
+	same(jsonFingerprintOf[map[string]int](), jsonFingerprintOf[map[label]time.Duration]())
+}
+
 func jsonFingerprintOf[T any]() uint32 { return fingerprintOf(JSONCodec[T](), nil) }
 
 type pointerToItself *pointerToItself
