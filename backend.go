@@ -173,10 +173,14 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, o options) (*
 	}
 	clone, err1 := typedOption[func(T) T]("WithClone", o.clone)
 	weigh, err2 := typedOption[func(string, T) int]("WithWeigher", o.weigher)
-	if err := errors.Join(err1, err2); err != nil {
+	codec, err3 := typedOption[Codec[T]]("WithCodec", o.codec)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
 	cfg.StaleFor, cfg.StaleIfError = min(cfg.StaleFor, maxWindow), min(cfg.StaleIfError, maxWindow)
+	if _, ok := codec.(jsonCodec[T]); ok || codec == nil {
+		codec = jsonCodec[T]{lossy: o.lossyJSON}
+	}
 	c := &Client[T]{
 		clock:     b.clock,
 		cfg:       cfg,
@@ -185,6 +189,7 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, o options) (*
 		down:      func() bool { return false },
 		local:     SourceHit,
 		clone:     clone,
+		codec:     codec,
 		opts:      o,
 		gone:      goneError(o.notFound),
 		stats:     newCounters(),
@@ -195,6 +200,9 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, o options) (*
 	}
 	c.repeats = newRepeats(c.Delete, func(err error) { c.observe(Event{Kind: EventInvalidationLost, Err: err}) })
 	c.setSure()
+	if err := c.checkJSON(); err != nil {
+		return nil, err
+	}
 	if err := c.openStore(ctx, b, weigh); err != nil {
 		return nil, err
 	}
@@ -216,13 +224,6 @@ const maxWindow = 1 << 60
 
 // openStore is the one place that tells backends apart.
 func (c *Client[T]) openStore(ctx context.Context, b *Backend, weigh func(string, T) int) error {
-	codec, err := typedOption[Codec[T]]("WithCodec", c.opts.codec)
-	if err != nil {
-		return err
-	}
-	if codec == nil {
-		codec = JSONCodec[T]()
-	}
 	evicted := func() { c.evictions.Add(1) }
 	switch c.cfg.Backend {
 	case BackendNoop:
@@ -236,13 +237,13 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, weigh func(string
 		return nil
 	}
 	c.spread, c.down = true, b.conn.breaker.isDown
-	r := remote[T]{conn: b.conn, form: c.form(codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":", closed: c.closed}
+	r := remote[T]{conn: b.conn, form: c.form(c.codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":", closed: c.closed}
 	if c.cfg.Backend == BackendRueidis {
 		r.reads = newSharedReads()
 		c.store = &r
 		return b.conn.permitted(ctx, r.name, needs)
 	}
-	err = b.conn.permitted(ctx, r.name, needsOfAside)
+	err := b.conn.permitted(ctx, r.name, needsOfAside)
 	if err == nil && keepsStale(c.cfg) {
 		err = b.conn.permitted(ctx, leaseName(r.name), needsOfAside)
 	}

@@ -44,6 +44,7 @@ type Client[T any] struct {
 	window  int64  // how long past its freshness an entry is kept, for StaleFor and StaleIfError
 	local   Source // what a hit in peek is: SourceHit, or SourceNearHit
 	clone   func(T) T
+	codec   Codec[T]
 	weigh   func(key string, e *entry[T]) (uint32, error) // nil, but in memory with a weigher
 	sure    atomic.Int64                                  // what surelyFresh takes off a deadline; see setSure
 	opts    options
@@ -119,6 +120,7 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	if ttl <= 0 {
 		return invalidTTL(ttl)
 	}
+	c.checkRoundTrip(key, value)
 	fenced, err := c.flights.fence(ctx, key, false)
 	defer c.flights.unfence(key, fenced)
 	if err != nil {

@@ -3,6 +3,7 @@ package cacheaside
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"time"
@@ -218,6 +219,7 @@ func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 	store := ttl > 0 && !f.context.skipStore.Load() && !f.failed
 	switch {
 	case err == nil && store:
+		c.checkRoundTrip(f.key, value)
 		c.keep(f, c.entry(c.own(value), ttl, now, took), took)
 	case err == nil:
 		c.drop(f, false)
@@ -359,7 +361,9 @@ func (c *Client[T]) entry(value T, ttl time.Duration, now int64, took time.Durat
 		ttl -= time.Duration(float64(ttl) * c.cfg.Jitter * rand.Float64())
 	}
 	if ttl < shortestMeant && c.opts.logger != nil {
-		c.shortTTL.Do(func() { logShortTTL(c.opts.logger, c.cfg.Name, ttl) })
+		c.shortTTL.Do(func() {
+			c.watchers.log(func(l *slog.Logger) { logShortTTL(l, c.cfg.Name, ttl) })
+		})
 	}
 	ttl = roundUp(ttl)
 	return newEntry(value, now, c.clock.deadline(now, ttl), c.window, c.early(ttl, took))

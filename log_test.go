@@ -161,7 +161,7 @@ func TestValuesThatCannotBeStoredAreLogged(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := new(logRecorder)
-			c, err := Open[any](t.Context(), cfg, WithLogger(l.logger()))
+			c, err := Open[any](t.Context(), cfg, WithLogger(l.logger()), WithLossyJSON())
 			require.NoError(t, err)
 			defer c.Close()
 			_, err = c.GetWithFetch(t.Context(), "secret key", time.Minute, func(context.Context, string) (any, error) { return tc.value, nil })

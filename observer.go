@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -153,6 +154,15 @@ func (w *watchers) contain(number int, tell func()) {
 	}()
 	tell()
 	returned = true
+}
+
+// log has write log a line, if there is a log that still works.
+func (w *watchers) log(write func(*slog.Logger)) {
+	for i, o := range w.all {
+		if l, ok := o.(*log); ok {
+			w.contain(i, func() { write(l.logger) })
+		}
+	}
 }
 
 // panicked is how often observers have panicked.

@@ -26,6 +26,8 @@ type options struct {
 	rueidis      []any // func(*rueidis.ClientOption), kept untyped so that this file need not import rueidis
 	fetchContext func(context.Context) context.Context
 	mutated      func(key string)
+	lossyJSON    bool
+	roundTrip    func(key string, err error)
 	schema       *int  // the version that WithSchemaVersion names
 	err          error // the first bad option
 }
@@ -53,13 +55,33 @@ func (o *options) fail(name, allowed string) {
 	}
 }
 
-// WithCodec sets how values are written to Redis and read back. Defaults to [JSONCodec].
+// WithCodec sets how values are written to Redis and read back. Defaults to [JSONCodec], with which a
+// constructor refuses a type whose values JSON does not bring back; see [WithLossyJSON].
 func WithCodec[T any](codec Codec[T]) Option {
 	return func(o *options) {
 		if o.codec = codec; codec == nil {
 			o.fail("WithCodec", "a codec")
 		}
 	}
+}
+
+// WithLossyJSON says that it is meant if a hit on Redis lacks what JSON does not carry, or carries in another
+// form. Without it the constructor of a cache on Redis that uses [JSONCodec] returns [ErrInvalidConfig] for a
+// type with
+//
+//   - fields that are not exported, that the tag json:"-" leaves out, or that share their name in JSON,
+//   - fields of an interface type with methods (error, say), of a func, a channel or a complex number,
+//   - an embedded pointer to a struct that is not exported,
+//   - a type that has MarshalJSON or MarshalText and no counterpart, if not even its zero value can be read back,
+//   - a struct whose methods for JSON are those of one that it embeds, and which has other fields,
+//   - keys of a map that cannot be written or read.
+//
+// A type that has both MarshalJSON and UnmarshalJSON, or both of the text methods, is trusted. Types of
+// which some values do not come back (an any, a pointer to a pointer) are logged by [WithLogger] at the start,
+// and a value that holds a string which is no UTF-8 cannot be encoded. WithLossyJSON switches all of that off: then strings that are no UTF-8 come back with U+FFFD, and what cannot be decoded is never a hit.
+// It has no effect with another codec, or in memory.
+func WithLossyJSON() Option {
+	return func(o *options) { o.lossyJSON = true }
 }
 
 // WithSchemaVersion makes version, and nothing else, decide which stored values belong to this cache's type:

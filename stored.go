@@ -3,6 +3,7 @@ package cacheaside
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -142,6 +143,9 @@ func undecodable(err error) error { return hide("the stored bytes cannot be deco
 
 // hide hides the text of a codec's error, which may quote the value; errors.As still finds it.
 func hide(what string, err error) error {
+	if plain := (*plainError)(nil); errors.As(err, &plain) {
+		return plain
+	}
 	return &hiddenError{fmt.Sprintf("%v: %s (%T)", ErrInvalidValue, what, err), err}
 }
 

@@ -3,6 +3,8 @@
 // [Run] is a conformance suite for a Cache of your own: a wrapper that adds metrics, tenancy or a second
 // layer keeps the promises of what it wraps, or Run says which one it breaks.
 //
+// [Survive] shows whether a value comes back from Redis as it was, without a Redis.
+//
 // [Fake] is a Cache in memory that can be made to fail, to be slow and to forget, for the tests of the code
 // that uses a Cache.
 //

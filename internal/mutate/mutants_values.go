@@ -59,6 +59,30 @@ var valueMutants = []mutant{
 		run:     "TestConformance/rueidis/fingerprint_a_schema",
 	},
 	{
+		name:    "a-type-that-loses-fields-is-taken",
+		promise: "round trip",
+		edits:   change("json_check.go", "\treturn r.errorOf(t)\n", "\treturn nil\n"),
+		run:     "TestTypesThatDoNotSurviveJSONAreRefused",
+	},
+	{
+		name:    "what-may-not-survive-is-not-logged",
+		promise: "round trip",
+		edits:   change("json_check.go", "if len(r.doubtful) > 0 &&", "if len(r.doubtful) > 1<<30 &&"),
+		run:     "TestTypesThatMayNotSurviveJSONAreLoggedOnce",
+	},
+	{
+		name:    "a-string-that-is-no-utf8-is-mended",
+		promise: "G14",
+		edits:   change("codec.go", "!j.lossy && j.isMended(", "!j.lossy && false && j.isMended("),
+		run:     "TestConformance/rueidis/G14_a_string_that_is_no",
+	},
+	{
+		name:    "the-round-trip-check-passes-fetched-values-over",
+		promise: "round trip",
+		edits:   change("fetch.go", "\t\tc.checkRoundTrip(f.key, value)\n", ""),
+		run:     "TestConformance/memory/round_trip",
+	},
+	{
 		name:    "error-is-cached",
 		promise: "G12",
 		edits:   change("fetch.go", "\t\tc.flights.fail(f, err)\n\t\treturn", "\t\tc.keep(f, c.entry(value, ttl, now, took), took)\n\t\tc.flights.fail(f, err)\n\t\treturn"),
@@ -129,7 +153,7 @@ var valueMutants = []mutant{
 	{
 		name:    "set-takes-no-ttl",
 		promise: "G13",
-		edits:   change("cache.go", "\tif ttl <= 0 {\n\t\treturn invalidTTL(ttl)\n\t}\n\tfenced", "\tfenced"),
+		edits:   change("cache.go", "\tif ttl <= 0 {\n\t\treturn invalidTTL(ttl)\n\t}\n\tc.checkRoundTrip", "\tc.checkRoundTrip"),
 		run:     "TestConformance/memory/G13_",
 	},
 	{
