@@ -21,10 +21,10 @@ LINT         := $(CURDIR)/bin/golangci-lint-$(LINT_VERSION)
 # rules' paths here.
 export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 
-.PHONY: help test race nested platforms fips lint prose fmt cover bench compare mutate fuzz soak coherence demo examples ci redis-server chromium
+.PHONY: help test race nested platforms fips lint prose fmt release-check cover bench compare mutate fuzz soak coherence demo examples ci redis-server chromium
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: redis-server ## run the tests of the library, with the race detector
 	$(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) -parallel $(TEST_PARALLEL) ./...
@@ -60,6 +60,9 @@ prose: ## count how often comments and documents name no actor (ARGS=-v: where)
 fmt: $(LINT) ## format every module with gofumpt and gci
 	@set -e; for m in $(MODULES); do (cd $$m && $(LINT) fmt --config $(CURDIR)/.golangci.yml ./...); done
 
+release-check: ## build a program outside of the repository against each module, as if the release were tagged
+	$(GO) run ./internal/release
+
 cover: redis-server ## show the statements of the root package that no test reaches
 	$(GO) test -timeout $(TEST_TIMEOUT) -coverprofile=coverage.out .
 	$(GO) tool cover -func=coverage.out | tail -1
@@ -93,7 +96,7 @@ examples: ## run the examples, to their ends
 	$(MAKE) --no-print-directory demo
 
 ci: test ## everything that must pass before a change goes in
-	$(MAKE) --no-print-directory -j 2 lint mutate nested platforms fips # the first computes, the next mostly wait
+	$(MAKE) --no-print-directory -j 2 lint mutate nested platforms fips release-check # the first computes, the next mostly wait
 	$(MAKE) --no-print-directory examples
 	$(MAKE) --no-print-directory compare ARGS=-short
 

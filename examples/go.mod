@@ -5,10 +5,10 @@ go 1.25.0
 replace github.com/cacheaside/cacheaside => ../
 
 require (
-	github.com/cacheaside/cacheaside v0.0.0-00010101000000-000000000000
-	github.com/cacheaside/cacheaside/debug v0.0.0-00010101000000-000000000000
-	github.com/cacheaside/cacheaside/otel v0.0.0-00010101000000-000000000000
-	github.com/cacheaside/cacheaside/prometheus v0.0.0-00010101000000-000000000000
+	github.com/cacheaside/cacheaside v0.1.0
+	github.com/cacheaside/cacheaside/debug v0.1.0
+	github.com/cacheaside/cacheaside/otel v0.1.0
+	github.com/cacheaside/cacheaside/prometheus v0.1.0
 	github.com/prometheus/client_golang v1.24.1
 	github.com/redis/rueidis v1.0.79
 	github.com/stretchr/testify v1.12.1

@@ -3,7 +3,7 @@ module github.com/cacheaside/cacheaside/prometheus
 go 1.25.0
 
 require (
-	github.com/cacheaside/cacheaside v0.0.0-00010101000000-000000000000
+	github.com/cacheaside/cacheaside v0.1.0
 	github.com/prometheus/client_golang v1.24.1
 	github.com/stretchr/testify v1.12.1
 	go.uber.org/goleak v1.3.0
