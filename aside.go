@@ -30,6 +30,8 @@ type aside[T any] struct {
 
 	clearing atomic.Int64 // Clears of this process under way
 
+	isPending func(key string) bool // what is removed as soon as Redis answers again: nothing of it is kept
+
 	shards [nearShards]asideShard[T]
 }
 
@@ -184,7 +186,7 @@ func (a *aside[T]) arrived(w *watch, key, data string) {
 		s.changeLocked(key).leased = true
 		return
 	}
-	if len(data)-headerBytes > a.form.maxBytes { // nobody could decode it
+	if len(data)-headerBytes > a.form.maxBytes || a.isPending(key) { // nobody could decode it, or may see it
 		return
 	}
 	raw := new(undecoded)
@@ -255,6 +257,30 @@ func (a *aside[T]) delete(ctx context.Context, key string) error {
 	return a.remote.delete(ctx, key)
 }
 
+func (a *aside[T]) deleteMany(ctx context.Context, keys []string) ([]string, error) {
+	for _, key := range keys {
+		a.write(key)
+		defer a.forget(key)
+	}
+	return a.remote.deleteMany(ctx, keys)
+}
+
+func (a *aside[T]) dropNear(key string) {
+	a.write(key)
+	a.forget(key)
+}
+
+func (a *aside[T]) dropAllNear() {
+	for i := range a.shards {
+		s := &a.shards[i]
+		s.mu.Lock()
+		clear(s.reading)
+		s.mu.Unlock()
+	}
+	a.hub.poisonAll()
+	a.near.Clear()
+}
+
 // write notes that this process is about to write key, so that what Redis tells of that is not taken for
 // somebody else's change. It may do so before the writer has learned the outcome. forget must follow.
 func (a *aside[T]) write(key string) {
@@ -283,17 +309,8 @@ func (a *aside[T]) forget(key string) {
 
 func (a *aside[T]) clear(ctx context.Context) error {
 	a.clearing.Add(1)
-	defer func() {
-		defer a.clearing.Add(-1)
-		for i := range a.shards {
-			s := &a.shards[i]
-			s.mu.Lock()
-			clear(s.reading)
-			s.mu.Unlock()
-		}
-		a.hub.poisonAll()
-		a.near.Clear()
-	}()
+	defer a.clearing.Add(-1)
+	defer a.dropAllNear()
 	return a.remote.clear(ctx)
 }
 

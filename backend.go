@@ -198,7 +198,7 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, o options) (*
 		closed:    make(chan struct{}),
 		release:   func() {},
 	}
-	c.repeats = newRepeats(c.Delete, func(err error) { c.observe(Event{Kind: EventInvalidationLost, Err: err}) })
+	c.repeats = newRepeats(c)
 	c.setSure()
 	if err := c.checkJSON(); err != nil {
 		return nil, err
@@ -259,6 +259,7 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, weigh func(string
 		c.stats.unstorable.Add(1)
 		c.observe(Event{Kind: EventUnstorable, Err: err})
 	}
+	a.isPending = c.repeats.isPending
 	c.store = a
 	return nil
 }

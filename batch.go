@@ -290,7 +290,7 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 			q.found = c.judge(e, c.clock.now())
 			q.found.near = true
 		}
-		if q.found.state == absent && (!c.instant || ctx.Err() != nil) {
+		if q.found.state == absent && (!c.instant || ctx.Err() != nil) && !c.repeats.isPending(key) {
 			missing = append(missing, i)
 		}
 	}

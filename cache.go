@@ -128,7 +128,10 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	}
 	err = c.writeError(c.store.set(ctx, key, c.entry(c.own(value), ttl, c.clock.now(), 0)))
 	c.tellEvictions()
-	if err != nil && errors.Is(err, ErrInvalidValue) {
+	switch {
+	case err == nil:
+		c.repeats.settle(key)
+	case errors.Is(err, ErrInvalidValue):
 		return c.removeRefused(ctx, key, err)
 	}
 	return err
@@ -137,7 +140,7 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 // removeRefused removes the entry of key that a Set, which ended with why, was to replace by a value that
 // cannot be kept.
 func (c *Client[T]) removeRefused(ctx context.Context, key string, why error) error {
-	if err := c.writeError(c.store.delete(ctx, key)); err != nil {
+	if err := c.remove(ctx, key); err != nil {
 		return errors.Join(why, err)
 	}
 	return why
@@ -158,7 +161,16 @@ func (c *Client[T]) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	return c.writeError(c.store.delete(ctx, key))
+	return c.remove(ctx, key)
+}
+
+// remove removes key, whose fence is up.
+func (c *Client[T]) remove(ctx context.Context, key string) error {
+	err := c.writeError(c.store.delete(ctx, key))
+	if err == nil {
+		c.repeats.settle(key)
+	}
+	return err
 }
 
 // Clear removes everything that this cache keeps, and nothing of any other, and voids running fetches as
@@ -326,7 +338,7 @@ func (c *Client[T]) find(ctx context.Context, key string, kept *entry[T]) (found
 			return f, nil
 		}
 	}
-	if err := ctx.Err(); err != nil || c.instant {
+	if err := ctx.Err(); err != nil || c.instant || c.repeats.isPending(key) {
 		return found[T]{state: absent}, err
 	}
 	e, err := c.store.lookup(ctx, key)

@@ -109,6 +109,26 @@ func (g *flights[T]) unfence(key string, fenced bool) {
 	}
 }
 
+// hold is fence for a write that is still to come, of a key whose fence is up already: no fill is to be waited for.
+func (g *flights[T]) hold(key string) {
+	s := g.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fences[key]++
+	s.voidLocked(key)
+}
+
+// holdAll is hold for every key, whether its fence is up or not; unfenceAll ends it.
+func (g *flights[T]) holdAll() {
+	for i := range g.shards {
+		s := &g.shards[i]
+		s.mu.Lock()
+		s.clearing++
+		s.voidAllLocked()
+		s.mu.Unlock()
+	}
+}
+
 // voidLocked voids and detaches the flight of key, if there is one, and ends the cooldown of one that has failed.
 func (s *flightShard[T]) voidLocked(key string) {
 	s.forgetFailureLocked(key)

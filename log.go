@@ -175,7 +175,7 @@ func describeParts(err error, parts *[]string) {
 func describeOne(err error) (text string, leaf bool) {
 	if slices.Contains([]error{
 		ErrMiss, ErrNotFound, ErrInvalidValue, ErrUnavailable, ErrClosed, ErrFetchTimeout, ErrReentrant, ErrGoexit,
-		errConnectionLost, errTooManyRepeats, context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
+		errConnectionLost, context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
 	}, err) {
 		return err.Error(), true
 	}

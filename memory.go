@@ -73,6 +73,13 @@ func (m *memory[T]) delete(_ context.Context, key string) error {
 	return nil
 }
 
+func (m *memory[T]) deleteMany(_ context.Context, keys []string) ([]string, error) {
+	for _, key := range keys {
+		m.Delete(key)
+	}
+	return nil, nil
+}
+
 func (m *memory[T]) clear(context.Context) error {
 	m.Clear()
 	return nil

@@ -160,6 +160,14 @@ func (g *guarded[T]) delete(ctx context.Context, key string) error {
 	return err
 }
 
+func (g *guarded[T]) deleteMany(ctx context.Context, keys []string) ([]string, error) {
+	failed, err := g.store.deleteMany(ctx, keys)
+	for _, key := range keys {
+		g.look(key, g.store.peek(key))
+	}
+	return failed, err
+}
+
 func (g *guarded[T]) clear(ctx context.Context) error {
 	err := g.store.clear(ctx)
 	g.mu.Lock()

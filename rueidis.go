@@ -134,6 +134,51 @@ func (r *remote[T]) delete(ctx context.Context, key string) error {
 	return r.attempt(ctx, true, func(o *op) error { return o.Do(o.ctx, o.B().Del().Key(k).Build()).Error() })
 }
 
+// removeBatch is how many keys deleteMany deletes in one go.
+const removeBatch = 512
+
+// deleteMany sends the keys one by one in few round trips: in a cluster they belong to several slots. Where nothing of a
+// batch is deleted, the rest is not tried.
+func (r *remote[T]) deleteMany(ctx context.Context, keys []string) (failed []string, err error) {
+	for from := 0; from < len(keys); from += removeBatch {
+		batch := keys[from:min(from+removeBatch, len(keys))]
+		var left []string
+		tried := r.attempt(ctx, true, func(o *op) (err error) {
+			left, err = r.deleteBatch(o, batch)
+			return err
+		})
+		if tried == nil {
+			continue
+		}
+		if err = tried; left == nil { // nothing was sent
+			left = batch
+		}
+		failed = append(failed, left...)
+		if len(left) == len(batch) {
+			return append(failed, keys[from+len(batch):]...), err
+		}
+	}
+	return failed, err
+}
+
+// deleteBatch returns the keys that it could not delete, and the last reason.
+func (r *remote[T]) deleteBatch(o *op, keys []string) (failed []string, err error) {
+	commands := make(rueidis.Commands, len(keys))
+	for i, key := range keys {
+		commands[i] = o.B().Del().Key(r.redisKey(key)).Build()
+	}
+	for i, reply := range o.DoMulti(o.ctx, commands...) {
+		if refused := reply.Error(); refused != nil {
+			failed, err = append(failed, keys[i]), refused
+		}
+	}
+	return failed, err
+}
+
+func (r *remote[T]) dropNear(string) {}
+
+func (r *remote[T]) dropAllNear() {}
+
 // attempt is conn.attempt for a write. That may have waited for the connection until its cache was closed, and must
 // not be sent then.
 func (r *remote[T]) attempt(ctx context.Context, patient bool, write func(*op) error) error {

@@ -65,7 +65,7 @@ type flightShard[T any] struct {
 	last     *flight[T]
 	timer    *time.Timer // fires at first's deadline or before; nil until needed
 	timing   bool        // the timer is set
-	clearing int         // Clears under way: flights that begin meanwhile are void
+	clearing int         // Clears under way, or reasons of another kind: flights that begin meanwhile are void
 	closed   bool
 }
 

@@ -48,6 +48,14 @@ type store[T any] interface {
 	// delete removes what is kept under key, and makes every lease of key void.
 	delete(ctx context.Context, key string) error
 
+	// deleteMany is delete of several keys in few round trips. It returns those that it could not delete, and why.
+	deleteMany(ctx context.Context, keys []string) (failed []string, err error)
+
+	// dropNear drops what this process holds of a key that others keep too, and what is on its way to it.
+	// dropAllNear does so for every key.
+	dropNear(key string)
+	dropAllNear()
+
 	// clear removes every entry of this cache.
 	clear(ctx context.Context) error
 
@@ -97,6 +105,8 @@ var errReplaced = errors.New("cacheaside: what was leased has been replaced")
 type inProcess[T any] struct{}
 
 func (inProcess[T]) lookup(context.Context, string) (*entry[T], error) { return nil, nil }
+func (inProcess[T]) dropNear(string)                                   {}
+func (inProcess[T]) dropAllNear()                                      {}
 func (inProcess[T]) ping(context.Context) error                        { return nil }
 
 func (inProcess[T]) lookupMany(_ context.Context, keys []string) []lookedUp[T] {
@@ -112,13 +122,14 @@ type noop[T any] struct{ inProcess[T] }
 
 var _ store[struct{}] = noop[struct{}]{}
 
-func (noop[T]) peek(string) *entry[T]                                 { return nil }
-func (noop[T]) set(context.Context, string, entry[T]) error           { return nil }
-func (noop[T]) delete(context.Context, string) error                  { return nil }
-func (noop[T]) abandon(context.Context, string, lease[T], bool) error { return nil }
-func (noop[T]) clear(context.Context) error                           { return nil }
-func (noop[T]) figures() (int, uint64, uint64)                        { return 0, 0, 0 }
-func (noop[T]) close()                                                {}
+func (noop[T]) peek(string) *entry[T]                                  { return nil }
+func (noop[T]) set(context.Context, string, entry[T]) error            { return nil }
+func (noop[T]) delete(context.Context, string) error                   { return nil }
+func (noop[T]) deleteMany(context.Context, []string) ([]string, error) { return nil, nil }
+func (noop[T]) abandon(context.Context, string, lease[T], bool) error  { return nil }
+func (noop[T]) clear(context.Context) error                            { return nil }
+func (noop[T]) figures() (int, uint64, uint64)                         { return 0, 0, 0 }
+func (noop[T]) close()                                                 {}
 
 func (noop[T]) fill(context.Context, string, lease[T], entry[T], time.Duration) (bool, error) {
 	return true, nil

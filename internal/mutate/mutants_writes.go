@@ -47,8 +47,8 @@ var writeMutants = []mutant{
 	{
 		name:    "delete-fences-nothing",
 		promise: "G6",
-		edits: change("cache.go", "\tfenced, err := c.flights.fence(ctx, key, false)\n\tdefer c.flights.unfence(key, fenced)\n\tif err != nil {\n\t\treturn err\n\t}\n\treturn c.writeError(c.store.delete(ctx, key))",
-			"\treturn c.writeError(c.store.delete(ctx, key))"),
+		edits: change("cache.go", "\tfenced, err := c.flights.fence(ctx, key, false)\n\tdefer c.flights.unfence(key, fenced)\n\tif err != nil {\n\t\treturn err\n\t}\n\treturn c.remove(ctx, key)",
+			"\treturn c.remove(ctx, key)"),
 		run: "TestConformance/memory/G6_",
 	},
 	{
@@ -141,6 +141,18 @@ var writeMutants = []mutant{
 		edits: change("aside.go", "\tr.decoding.Do(func() { r.entry, r.undecodable = a.form.decode(a.redisKey(key), []byte(r.data)) })\n\treturn r.entry, r.undecodable",
 			"\treturn a.form.decode(a.redisKey(key), []byte(r.data))"),
 		run: "TestAReadIsDecodedOnceThoughNoNearCopyIsKept",
+	},
+	{
+		name:    "pending-removals-are-served",
+		promise: "Mutate",
+		edits:   change("repeats.go", "\treturn ok || !r.all.IsZero()\n", "\treturn ok && r.all.IsZero() && false\n"),
+		run:     "TestMutateLosesNoRemoval|TestASetEndsTheWaitForARemoval",
+	},
+	{
+		name:    "repeats-that-are-too-many-are-lost",
+		promise: "Mutate",
+		edits:   change("repeats.go", "\t\t\tr.all = until\n", ""),
+		run:     "TestWhatCannotBeRememberedIsCleared|TestTooManyRepeatsClearTheCache",
 	},
 	{
 		name:    "look-ups-on-rueidis-share-nothing",
