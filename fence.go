@@ -118,12 +118,22 @@ func (g *flights[T]) hold(key string) {
 	s.voidLocked(key)
 }
 
-// holdAll is hold for every key, whether its fence is up or not; unfenceAll ends it.
+// holdAll is hold for every key, whether its fence is up or not; letAllPass ends it.
 func (g *flights[T]) holdAll() {
 	for i := range g.shards {
 		s := &g.shards[i]
 		s.mu.Lock()
-		s.clearing++
+		s.withheld++
+		s.voidAllLocked()
+		s.mu.Unlock()
+	}
+}
+
+func (g *flights[T]) letAllPass() {
+	for i := range g.shards {
+		s := &g.shards[i]
+		s.mu.Lock()
+		s.withheld--
 		s.voidAllLocked()
 		s.mu.Unlock()
 	}
@@ -138,7 +148,9 @@ func (s *flightShard[T]) voidLocked(key string) {
 	}
 }
 
-// fenceAll is fence for every key at once; unfenceAll must follow.
+// fenceAll voids and detaches every flight before a Clear, and waits for those that are storing their results;
+// unfenceAll must follow. A Clear may take seconds, and a fetch that begins meanwhile knows nothing from before it,
+// unless its flight has found an older value: so it is kept.
 func (g *flights[T]) fenceAll(ctx context.Context) (err error) {
 	var fills []<-chan struct{}
 	for i := range g.shards {
@@ -159,20 +171,35 @@ func (g *flights[T]) fenceAll(ctx context.Context) (err error) {
 	return nil
 }
 
+// unfenceAll ends what fenceAll began, and voids what has begun meanwhile and is not fetching yet: it may have looked
+// up what was there before.
 func (g *flights[T]) unfenceAll() {
 	for i := range g.shards {
 		s := &g.shards[i]
 		s.mu.Lock()
+		s.forgetFailuresLocked()
+		for key, f := range s.joinable {
+			if !f.fetching || f.outdatedLocked() {
+				s.voidLocked(key)
+			}
+		}
 		s.clearing--
-		s.voidAllLocked()
 		s.mu.Unlock()
 	}
 }
 
+// outdatedLocked reports whether the flight has found a value that a Clear under way removes. Its fetch may return that
+// again, having asked the source whether it has changed.
+func (f *flight[T]) outdatedLocked() bool { return f.shard.clearing > 0 && f.found.entry != nil }
+
 func (s *flightShard[T]) voidAllLocked() {
-	s.failures = failures{}
-	s.failing.Store(false)
+	s.forgetFailuresLocked()
 	for key := range s.joinable {
 		s.voidLocked(key)
 	}
+}
+
+func (s *flightShard[T]) forgetFailuresLocked() {
+	s.failures = failures{}
+	s.failing.Store(false)
 }

@@ -79,7 +79,7 @@ func (c *Client[T]) withholdAll() {
 	c.store.dropAllNear()
 }
 
-func (c *Client[T]) letAllPass() { c.flights.unfenceAll() }
+func (c *Client[T]) letAllPass() { c.flights.letAllPass() }
 
 func (c *Client[T]) removeNow(ctx context.Context, keys []string) (failed []string, err error) {
 	failed, err = c.store.deleteMany(ctx, keys)

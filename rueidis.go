@@ -207,7 +207,7 @@ func (r *remote[T]) clear(ctx context.Context) error {
 }
 
 // clearBatch is how many keys a step of clear looks at.
-const clearBatch = 512
+const clearBatch = 2048
 
 func (r *remote[T]) clearNode(ctx context.Context, node rueidis.Client) error {
 	pattern := globEscape(r.name) + "*"

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -278,4 +279,73 @@ func TestASharedReadOutlivesItsCallers(t *testing.T) {
 	})
 	proxy.Delay(0)
 	require.Eventually(t, func() bool { _, err := c.Get(t.Context(), key); return err == nil }, 10*time.Second, time.Millisecond)
+}
+
+// A Clear that walks a large keyspace keeps no other caller from the cache.
+func TestWhatIsFetchedDuringAClearIsKept(t *testing.T) {
+	t.Parallel()
+	for _, backend := range []string{BackendRueidis, BackendRueidisAside} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			s := redistest.Start(t)
+			s.Must("EVAL", "for i = 1, 100000 do redis.call('SET', 'foreign:' .. i, '') end", "0")
+			proxy := redistest.NewProxy(t, s.Addr())
+			cfg := asideConfig(t, s, backend)
+			cfg.Redis = RedisConfig{Addrs: []string{proxy.Addr()}}
+			c := openAside[string](t, cfg)
+			require.NoError(t, c.Set(t.Context(), "before", "old", time.Hour))
+			proxy.Delay(5 * time.Millisecond)
+			cleared := make(chan error, 1)
+			go func() { cleared <- c.Clear(t.Context()) }()
+			require.Eventually(t, func() bool { return s.CommandStats()["scan"] > 0 }, 10*time.Second, time.Millisecond)
+			var fetches, lookups int64
+			for len(cleared) == 0 {
+				v, err := c.GetWithFetch(t.Context(), key, time.Hour, func(context.Context, string) (string, error) {
+					fetches++
+					return "new", nil
+				})
+				require.NoError(t, err)
+				require.Equal(t, "new", v)
+				lookups++
+			}
+			require.NoError(t, <-cleared)
+			require.Greater(t, lookups, int64(10))
+			require.LessOrEqual(t, fetches, int64(4), "of %d look-ups: one, and one for each time that the walk comes by", lookups)
+			_, err := c.Get(t.Context(), "before")
+			require.ErrorIs(t, err, ErrMiss)
+		})
+	}
+}
+
+func TestAClearVoidsWhatMayKnowAnOlderValue(t *testing.T) {
+	for name, test := range map[string]struct {
+		set  bool   // an older value is there, and stale
+		want string // what is kept
+	}{
+		"nothing was found":      {want: "fetched"},
+		"an old value was found": {set: true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newTestCache[string](t, Config{StaleIfError: time.Hour})
+			if test.set {
+				require.NoError(t, c.Set(t.Context(), key, "old", time.Millisecond))
+				time.Sleep(time.Second)
+			}
+			require.NoError(t, c.flights.fenceAll(t.Context()))
+			source := serve("fetched")
+			release := source.hold()
+			done := make(chan error, 1)
+			go func() {
+				_, err := c.GetWithFetch(t.Context(), key, time.Hour, source.fetch)
+				done <- err
+			}()
+			synctest.Wait()
+			require.NoError(t, c.store.clear(t.Context()))
+			c.flights.unfenceAll()
+			release()
+			require.NoError(t, <-done)
+			v, err := c.Get(t.Context(), key)
+			require.Equal(t, test.want, v, "%s: %v", name, err)
+		})
+	}
 }

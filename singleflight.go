@@ -65,7 +65,8 @@ type flightShard[T any] struct {
 	last     *flight[T]
 	timer    *time.Timer // fires at first's deadline or before; nil until needed
 	timing   bool        // the timer is set
-	clearing int         // Clears under way, or reasons of another kind: flights that begin meanwhile are void
+	clearing int         // Clears under way: flights that begin meanwhile are void if they know an older value
+	withheld int         // reasons for which all flights that begin meanwhile are void
 	closed   bool
 }
 
@@ -85,6 +86,7 @@ type flight[T any] struct {
 	allowance  allowance                 // of the backend's time
 
 	// Guarded by shard.mu.
+	fetching   bool          // its fetch may have begun
 	void       bool          // what it fetches must not be stored
 	overtaken  bool          // its key was written since it began, or just then; it is void, too
 	giveUp     func()        // releases what the fetch holds outside of this process, without waiting; nil if nothing
@@ -193,7 +195,7 @@ func (g *flights[T]) start(c *flightContext) {
 
 // addLocked makes f the flight of its key.
 func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
-	f.overtaken = s.fences[f.key] > 0 || s.clearing > 0
+	f.overtaken = s.fences[f.key] > 0 || s.withheld > 0 || f.outdatedLocked()
 	f.void = f.overtaken
 	s.active.Add(1)
 	s.joinable[f.key] = f
@@ -286,6 +288,10 @@ func (f *flight[T]) finish(result Result[T], err error, counted func(*flight[T])
 func (f *flight[T]) begins() bool {
 	f.shard.mu.Lock()
 	defer f.shard.mu.Unlock()
+	f.fetching = true
+	if f.outdatedLocked() {
+		f.void, f.overtaken = true, true
+	}
 	return !f.over
 }
 

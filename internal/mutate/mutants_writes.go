@@ -35,7 +35,7 @@ var writeMutants = []mutant{
 	{
 		name:    "flight-begins-behind-a-write",
 		promise: "G6",
-		edits:   change("singleflight.go", "f.overtaken = s.fences[f.key] > 0 || s.clearing > 0", "f.overtaken = s.clearing > 0"),
+		edits:   change("singleflight.go", "f.overtaken = s.fences[f.key] > 0 || s.withheld > 0 ||", "f.overtaken = s.withheld > 0 ||"),
 		run:     "TestVersions/rueidis$",
 	},
 	{
@@ -153,6 +153,18 @@ var writeMutants = []mutant{
 		promise: "Mutate",
 		edits:   change("repeats.go", "\t\t\tr.all = until\n", ""),
 		run:     "TestWhatCannotBeRememberedIsCleared|TestTooManyRepeatsClearTheCache",
+	},
+	{
+		name:    "nothing-is-kept-during-a-clear",
+		promise: "Clear",
+		edits:   change("fence.go", "return f.shard.clearing > 0 && f.found.entry != nil", "return f.shard.clearing > 0"),
+		run:     "TestWhatIsFetchedDuringAClearIsKept|TestAClearVoidsWhatMayKnowAnOlderValue",
+	},
+	{
+		name:    "what-a-clear-removes-comes-back",
+		promise: "Clear",
+		edits:   change("fence.go", "return f.shard.clearing > 0 && f.found.entry != nil", "return false"),
+		run:     "TestAClearVoidsWhatMayKnowAnOlderValue",
 	},
 	{
 		name:    "look-ups-on-rueidis-share-nothing",
