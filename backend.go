@@ -51,7 +51,9 @@ func (b *Backend) connect(ctx context.Context) (err error) {
 		b.conn, err = newConn(b.cfg, b.opts, nil, b.watchers.observe)
 	case BackendRueidisAside:
 		b.hub = newNearHub(b.cfg.Prefix, b.cfg.LocalTTL)
-		b.conn, err = newConn(b.cfg, b.opts, b.hub.connect, b.watchers.observe)
+		if b.conn, err = newConn(b.cfg, b.opts, b.hub.connect, b.watchers.observe); err == nil {
+			b.hub.beat = b.conn.beat
+		}
 	default:
 		return nil
 	}

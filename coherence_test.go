@@ -77,7 +77,7 @@ func (u unflushed) Delete(keys []rueidis.RedisMessage) {
 // undead believes what has come by connections that are closed.
 type undead struct{ *nearConn }
 
-func (undead) Close(error) {}
+func (u undead) Close(error) { u.beats.end() }
 
 // tardy keeps replies a little later than they come, out of the order of the wire.
 type tardy struct{ *nearConn }

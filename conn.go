@@ -148,6 +148,15 @@ func ping(ctx context.Context, c rueidis.Client) error {
 	return leavable{Client: c}.Do(ctx, c.B().Ping().Build()).Error()
 }
 
+// beat sends a beat for near copies (see beats), and returns when it is answered, or the connection is lost.
+func (n *conn) beat(redisKey string) {
+	c := n.client.Load()
+	if c == nil || n.closing.Load() {
+		return
+	}
+	(*c).DoCache(context.Background(), (*c).B().Strlen().Key(redisKey).Cache().ToStaticTTL().Pin(), beatEvery)
+}
+
 // closePatience is how long Close lets operations under way end by themselves.
 const closePatience = 400 * time.Millisecond
 

@@ -18,6 +18,7 @@ import (
 type nearHub struct {
 	prefix string // of all keys
 	ttl    time.Duration
+	beat   func(redisKey string) // sends a beat, see beats
 
 	mu     sync.RWMutex
 	caches map[string]nearCache   // by name
@@ -36,7 +37,13 @@ type nearCache interface {
 type watch struct{ over atomic.Bool }
 
 func newNearHub(prefix string, ttl time.Duration) *nearHub {
-	return &nearHub{prefix: prefix + ":", ttl: ttl, caches: make(map[string]nearCache), conns: make(map[*nearConn]struct{})}
+	return &nearHub{
+		prefix: prefix + ":",
+		ttl:    ttl,
+		beat:   func(string) {},
+		caches: make(map[string]nearCache),
+		conns:  make(map[*nearConn]struct{}),
+	}
 }
 
 // add lets the cache of this name hear of changes. There must be one only: a second one would take the
@@ -76,6 +83,7 @@ func (h *nearHub) route(redisKey string) (nearCache, string) {
 func (h *nearHub) connect(rueidis.CacheStoreOption) rueidis.CacheStore {
 	c := &nearConn{hub: h}
 	c.watch.Store(new(watch))
+	c.beats.send, c.beats.expired = h.beat, c.lapse
 	for i := range c.shards {
 		c.shards[i].reads = make(map[string]*wireCount)
 	}
@@ -136,15 +144,15 @@ type nearConn struct {
 	dead   atomic.Bool           // nothing that comes is kept
 	late   atomic.Bool           // replies take longer than lateAfter, and so do invalidations
 	watch  atomic.Pointer[watch] // the present one
+	beats  beats
 	shards [nearShards]wireShard
 }
 
 const nearShards = 16
 
 // lateAfter is how long a reply may take until what it brings, and what came before it, is no longer
-// believed. A connection on which nothing comes is found dead by the client's own PING. That does not help
-// where replies flow, and only do so later and later, since the network or this process cannot keep up:
-// invalidations wait in the same queue.
+// believed: invalidations wait in the same queue. A connection may be silent, or replies may come later and later,
+// since the network or this process cannot keep up. If no tracked read is answered, beats find out.
 const lateAfter = time.Second
 
 type wireShard struct {
@@ -164,7 +172,11 @@ func (c *nearConn) shard(key string) *wireShard { return &c.shards[hashKey(key)%
 
 // Flight counts a read that is about to be sent. Whether somebody waits for another read of the key has
 // been looked at already (see aside.go), so it never joins one.
-func (c *nearConn) Flight(key, _ string, _ time.Duration, now time.Time) (rueidis.RedisMessage, rueidis.CacheEntry) {
+func (c *nearConn) Flight(key, command string, _ time.Duration, now time.Time) (rueidis.RedisMessage, rueidis.CacheEntry) {
+	if command == beatCommand {
+		c.beats.leaves(now)
+		return rueidis.RedisMessage{}, nil
+	}
 	s := c.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,37 +190,65 @@ func (c *nearConn) Flight(key, _ string, _ time.Duration, now time.Time) (rueidi
 }
 
 // Update takes a reply. The shard's lock is held until the reply is kept, so that poison either comes
-// before, and prevents that, or after, and the poisoner removes it.
-func (c *nearConn) Update(key, _ string, reply rueidis.RedisMessage) (expireAt int64) {
+// before, and prevents that, or after, and the poisoner removes it. The watch is looked up before it is known
+// whether replies are late, so that nothing comes under the watch that begins when they are.
+func (c *nearConn) Update(key, command string, reply rueidis.RedisMessage) (expireAt int64) {
 	now := time.Now()
-	expireAt = now.Add(c.hub.ttl).UnixMilli()
+	until := now.Add(c.hub.ttl)
+	if command == beatCommand {
+		c.judge(now, c.beats.returns(now))
+		return until.UnixMilli()
+	}
 	data, err := reply.ToString() // an error for a missing key
 	cache, k := c.hub.route(key)  // before the lock, as the order of locks demands
+	w := c.watch.Load()
+	late := c.late.Load()
 	s := c.shard(key)
 	s.mu.Lock()
 	clean, took := s.arrivedLocked(key, now)
-	keep := clean && took < lateAfter && err == nil && cache != nil && !c.dead.Load()
+	timely := took < lateAfter && (took > 0 || !late)
+	keep := clean && timely && err == nil && cache != nil && !c.dead.Load()
 	if keep {
-		cache.arrived(c.watch.Load(), k, data)
+		cache.arrived(w, k, data)
 	}
 	s.mu.Unlock()
-	c.judge(took)
-	return expireAt
+	c.judge(now, took)
+	if keep {
+		c.beats.kept(key, now, until)
+	}
+	return until.UnixMilli()
 }
 
-// judge ends the watch when replies begin to be late. A duration of zero says nothing.
-func (c *nearConn) judge(took time.Duration) {
-	switch {
-	case took == 0:
-	case took < lateAfter:
+// judge notes that a read was answered after it took so long, and ends the watch when replies begin to be late. A
+// duration of zero says nothing.
+func (c *nearConn) judge(now time.Time, took time.Duration) {
+	if took == 0 {
+		return
+	}
+	c.beats.confirm(now.Add(-took))
+	if took < lateAfter {
 		c.late.Store(false)
-	case !c.late.Swap(true):
+	} else {
+		c.lapse()
+	}
+}
+
+// lapse ends the watch, once until replies are in time again.
+func (c *nearConn) lapse() {
+	if !c.late.Swap(true) {
 		c.startOver()
 	}
 }
 
 // Cancel counts a reply that is an error. For a read that was never sent, the connection is dead.
-func (c *nearConn) Cancel(key, _ string, _ error) {
+func (c *nearConn) Cancel(key, command string, err error) {
+	if command == beatCommand {
+		if _, answer := rueidis.IsRedisErr(err); answer {
+			now := time.Now()
+			c.judge(now, c.beats.returns(now))
+		}
+		return
+	}
 	s := c.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -251,6 +291,7 @@ func (c *nearConn) Delete(keys []rueidis.RedisMessage) {
 // Close ends the watch for good, before anything else: hits on what came by this connection stop here.
 func (c *nearConn) Close(error) {
 	c.dead.Store(true)
+	c.beats.end()
 	c.hub.mu.Lock()
 	delete(c.hub.conns, c)
 	c.hub.mu.Unlock()

@@ -47,7 +47,9 @@ func hear(t *testing.T) (*nearHub, *nearConn, *heard) {
 	h := newNearHub("p", time.Minute)
 	cache := &heard{kept: make(map[string]string), watch: make(map[string]*watch)}
 	require.NoError(t, h.add("n", cache))
-	return h, h.connect(rueidis.CacheStoreOption{}).(*nearConn), cache
+	c := h.connect(rueidis.CacheStoreOption{}).(*nearConn)
+	t.Cleanup(func() { c.Close(nil) })
+	return h, c, cache
 }
 
 const wireKey = "p:n:" + key
@@ -127,6 +129,7 @@ func TestALateReplyEndsTheWatch(t *testing.T) {
 func TestAnInvalidationOfAllEndsTheWatch(t *testing.T) {
 	h, c, cache := hear(t)
 	other := h.connect(rueidis.CacheStoreOption{}).(*nearConn)
+	defer other.Close(nil)
 	c.send()
 	c.Update(wireKey, "GET", message(t, "v"))
 	other.Delete(nil)

@@ -29,8 +29,8 @@ func WithRueidisOption(change func(*rueidis.ClientOption)) Option {
 // The defaults of the client, each for a reason.
 const (
 	// dialTimeout and writeTimeout bound what a dead server can keep waiting; keepAlive is after how long
-	// without a reply the client asks for one. Together they are the time to detect a silent server, which
-	// bounds how long a near cache may be stale: about two seconds.
+	// without a reply the client asks for one. Together they are the time to detect a silent server: about two
+	// seconds. How long a near cache may be stale does not depend on them; see beats.
 	dialTimeout  = time.Second
 	writeTimeout = time.Second
 	keepAlive    = 500 * time.Millisecond

@@ -1,5 +1,7 @@
 package main
 
+import "time"
+
 // writeMutants break what is promised of Delete and Set: G6 to G10.
 var writeMutants = []mutant{
 	{
@@ -199,8 +201,21 @@ var writeMutants = []mutant{
 	{
 		name:    "late-replies-are-believed",
 		promise: "G10",
-		edits:   change("near.go", "case !c.late.Swap(true):", "case false:"),
+		edits:   change("near.go", "if !c.late.Swap(true) {", "if false {"),
 		run:     "TestALateReplyEndsTheWatch",
+	},
+	{
+		name:    "only-what-is-read-tells-that-a-connection-is-late",
+		promise: "G10",
+		edits:   change("beats.go", "\tb.timer = time.AfterFunc(b.pauseLocked(now), b.tick)\n", ""),
+		run:     "TestNearCopiesEndInTimeWhereNothingElseIsRead|TestBeatsThatAreNotAnsweredExpire",
+		within:  60 * time.Second,
+	},
+	{
+		name:    "replies-of-unknown-age-are-kept-while-others-are-late",
+		promise: "G10",
+		edits:   change("near.go", "(took > 0 || !late)", "(took > 0 || !late || late)"),
+		run:     "TestNothingUnknownIsKeptWhileRepliesAreLate",
 	},
 	{
 		name:    "near-copies-outlive-local-ttl",

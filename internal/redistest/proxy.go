@@ -24,7 +24,9 @@ type Proxy struct {
 	refuse    bool
 	blackHole bool
 	delay     time.Duration
-	cutAfter  int // reply bytes to pass before the cut; negative for no cut
+	cutAfter  int          // reply bytes to pass before the cut; negative for no cut
+	rate      [2]int       // bytes a second, of requests and of replies; zero for no limit
+	busy      [2]time.Time // until when what has been let in takes
 }
 
 // A link is one client's connection and its continuation to the server.
@@ -89,6 +91,14 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
+}
+
+// Rate limits what passes to so many bytes of requests and of replies a second, of all connections together: they take
+// turns, in pieces of 16 KiB or less. Zero is no limit.
+func (p *Proxy) Rate(requests, replies int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate, p.busy = [2]int{requests, replies}, [2]time.Time{}
 }
 
 // BlackHole accepts everything and passes nothing on, in both directions, the end of a connection

@@ -125,6 +125,32 @@ func TestProxyDelaysReplies(t *testing.T) {
 	must(t, connect(t, p.Addr()), "PING")
 }
 
+func TestProxyLimitsTheRateOfAllConnectionsTogether(t *testing.T) {
+	t.Parallel()
+	s := Start(t)
+	s.Must("SET", "large", strings.Repeat("v", 1<<20))
+	p := NewProxy(t, s.Addr())
+	p.Rate(0, 2<<20)
+	large, small := connect(t, p.Addr()), connect(t, p.Addr())
+	must(t, small, "PING")
+	begun := time.Now()
+	done := make(chan error, 1)
+	go func() {
+		_, err := large.do("GET", "large")
+		done <- err
+	}()
+	pings := 0
+	for len(done) == 0 {
+		must(t, small, "PING")
+		pings++
+	}
+	require.NoError(t, <-done)
+	require.GreaterOrEqual(t, time.Since(begun), 400*time.Millisecond, "a mebibyte, at two a second")
+	require.Greater(t, pings, 5, "connections take turns")
+	p.Rate(0, 0)
+	must(t, large, "GET", "large")
+}
+
 func TestProxyAsABlackHoleLosesEverythingAndThenTheConnections(t *testing.T) {
 	t.Parallel()
 	s := Start(t)

@@ -8,6 +8,10 @@ import (
 // pumpBytes is the most that is read, delayed and passed on at once.
 const pumpBytes = 64 << 10
 
+// turnBytes is the most that is passed on in one turn when connections share a limited rate; and no more than passes
+// in ten milliseconds.
+const turnBytes = 16 << 10
+
 // pump passes on what comes from one side of a link to the other, until the link is closed. It closes the
 // link at the end of the stream, but not in a black hole, where that is lost like anything else.
 func (p *Proxy) pump(l *link, from, to net.Conn, replies bool) {
@@ -36,8 +40,37 @@ func (p *Proxy) pass(l *link, to net.Conn, piece []byte, replies bool) bool {
 	if replies {
 		piece, cut = p.cut(piece)
 	}
-	_, err := to.Write(piece)
-	return err == nil && !cut
+	for len(piece) > 0 {
+		n, wait := p.turn(len(piece), replies)
+		turn := piece[:n]
+		if !l.sleep(wait) {
+			return false
+		}
+		if _, err := to.Write(turn); err != nil {
+			return false
+		}
+		piece = piece[n:]
+	}
+	return !cut
+}
+
+// turn says how many of n bytes pass next, and in how long. They come after those that were let in before.
+func (p *Proxy) turn(n int, replies bool) (int, time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	rate, busy, now := p.rate[0], &p.busy[0], time.Now()
+	if replies {
+		rate, busy = p.rate[1], &p.busy[1]
+	}
+	if rate <= 0 {
+		return n, 0
+	}
+	n = min(n, turnBytes, max(rate/100, 1))
+	if busy.Before(now) {
+		*busy = now
+	}
+	*busy = busy.Add(time.Duration(n) * time.Second / time.Duration(rate))
+	return n, busy.Sub(now)
 }
 
 // wait holds a reply back, and reports whether the link is still open then.
@@ -45,6 +78,11 @@ func (p *Proxy) wait(l *link) bool {
 	p.mu.Lock()
 	delay := p.delay
 	p.mu.Unlock()
+	return l.sleep(delay)
+}
+
+// sleep waits, and reports whether the link is still open then.
+func (l *link) sleep(delay time.Duration) bool {
 	if delay <= 0 {
 		return true
 	}
