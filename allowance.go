@@ -72,9 +72,9 @@ func (o outlay) forgive() {
 	}
 }
 
-// blame makes an error of the backend of one which says that the allowance of f is used up.
+// blame makes an error of the backend one which says that the allowance of f is used up.
 func (f *flight[T]) blame(err error) error {
-	if err == nil || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnavailable) || f.context.Err() != nil {
+	if err == nil || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnavailable) || f.isOver() {
 		return err
 	}
 	return unavailable(err)

@@ -18,6 +18,7 @@ type aside[T any] struct {
 	clock *clock
 	ttl   time.Duration // LocalTTL
 	lease time.Duration // LeaseTTL
+	wait  time.Duration // LeaseWait
 
 	weigh     func(key string, value T) int // nil: every entry weighs 1
 	unweighed func(error)                   // called when weigh has failed
@@ -65,12 +66,12 @@ type asideShard[T any] struct {
 // change is the next change of a key.
 type change struct {
 	happens chan struct{} // closed then
-	leased  bool          // the key holds a lease, as far as is known
+	token   string        // the lease that the key holds, as far as is known; "" if none
 	waiters int           // those who watch it
 }
 
 func newAside[T any](r remote[T], hub *nearHub, cfg Config, weigh func(string, T) int, told, evicted func()) (*aside[T], error) {
-	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, lease: cfg.LeaseTTL, weigh: weigh, told: told}
+	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, lease: cfg.LeaseTTL, wait: cfg.LeaseWait, weigh: weigh, told: told}
 	a.keepsStale = keepsStale(cfg)
 	until := func(n *nearEntry[T]) int64 { return n.until }
 	a.near = newExpiring(cfg.MaxEntries, weigh != nil, cfg.ReapInterval, a.clock, until, evicted)
@@ -183,7 +184,10 @@ func (a *aside[T]) arrived(w *watch, key, data string) {
 		s := a.shard(key)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.changeLocked(key).leased = true
+		s.changeLocked(key).token = data
+		return
+	}
+	if isMark(data) {
 		return
 	}
 	if len(data)-headerBytes > a.form.maxBytes || a.isPending(key) { // nobody could decode it, or may see it

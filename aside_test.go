@@ -207,11 +207,15 @@ func TestNobodyJoinsAReadFromBeforeAChange(t *testing.T) {
 	a := storeOf(c)
 	w := new(watch)
 	for name, change := range map[string]func(){
-		"an invalidation":            func() { a.invalidated(key) },
-		"an invalidation of all":     func() { a.invalidatedAll(w) },
-		"a write of this process":    func() { require.NoError(t, c.Set(t.Context(), key, "v", time.Hour)) },
-		"a Clear":                    func() { require.NoError(t, c.Clear(t.Context())) },
-		"having waited for too long": func() { next, _ := a.watch(key); _, _ = a.waitFor(t.Context(), key, next); a.unwatch(key, next) },
+		"an invalidation":         func() { a.invalidated(key) },
+		"an invalidation of all":  func() { a.invalidatedAll(w) },
+		"a write of this process": func() { require.NoError(t, c.Set(t.Context(), key, "v", time.Hour)) },
+		"a Clear":                 func() { require.NoError(t, c.Clear(t.Context())) },
+		"having waited for too long": func() {
+			next, _ := a.watch(key)
+			_ = a.waitFor(t.Context(), key, next, new(sight))
+			a.unwatch(key, next)
+		},
 	} {
 		first, begun := a.joinRead(key, false)
 		require.True(t, begun)
@@ -255,7 +259,7 @@ func TestALeaseReachesNobody(t *testing.T) {
 	}
 	require.Zero(t, other.Stats().Entries)
 	_, leased := storeOf(other).watch(key)
-	require.True(t, leased)
+	require.NotEmpty(t, leased)
 }
 
 // TestOwnWritesAreReadThoughRedisNeverTellsOfThem has a connection that is deaf to invalidations: what is

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // batch is a fetch of several keys under way. Each key has a flight of its own, which others may join, set,
@@ -13,8 +14,7 @@ type batch[T any] struct {
 	flights    []*flight[T] // those that the batch has started
 	context    flightContext
 	fetch      FetchManyFunc[T]
-	gone       error // what a key that the source leaves out gets
-	background bool  // nobody waits for it
+	background bool // nobody waits for it
 
 	late atomic.Bool // for some of its keys there is no time to store them
 }
@@ -63,24 +63,10 @@ func (g *flights[T]) joinBatch(inside *flightContext, q *request[T], b *batch[T]
 	if f, err := s.joinLocked(q); f != nil || err != nil {
 		return f, err
 	}
-	f := &flight[T]{flights: g, request: *q, context: &b.context, done: make(chan struct{})}
-	f.fetch = b.fetchOne
+	f := &flight[T]{flights: g, request: *q, context: &b.context, under: &b.context, done: make(chan struct{})}
 	b.context.flights.Add(1)
 	g.addLocked(s, f)
 	return f, nil
-}
-
-// fetchOne fetches a key that another process was fetching, and has not.
-func (b *batch[T]) fetchOne(ctx context.Context, key string) (T, error) {
-	values, err := b.fetch(ctx, []string{key})
-	value, ok := values[key]
-	switch {
-	case ok:
-		return value, nil
-	case err == nil:
-		err = b.gone
-	}
-	return value, err
 }
 
 // fetchOrJoinMany waits for the flights of what is missing, having started those that there were none of.
@@ -89,7 +75,7 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 		return
 	}
 	inside := flightOf(ctx)
-	b := &batch[T]{fetch: fetch, gone: c.gone}
+	b := &batch[T]{fetch: fetch}
 	all, err := c.flights.joinMany(ctx, inside, missing, b)
 	if err != nil {
 		for range missing {
@@ -133,7 +119,7 @@ func (c *Client[T]) refreshMany(ctx context.Context, due []request[T], fetch Fet
 	if len(due) == 0 || !c.mayRefresh() {
 		return
 	}
-	b := &batch[T]{fetch: fetch, gone: c.gone, background: true}
+	b := &batch[T]{fetch: fetch, background: true}
 	_, _ = c.flights.joinMany(ctx, nil, due, b) // no caller waits for its outcome
 	if c.start(b); len(b.flights) == 0 {
 		<-c.refreshes
@@ -163,12 +149,24 @@ func (c *Client[T]) start(b *batch[T]) {
 	}()
 }
 
-// runMany is run for a batch.
+// runMany is run for a batch. What other processes fetch is waited for apart, so that it keeps nothing else waiting.
 func (c *Client[T]) runMany(b *batch[T]) {
 	if b.background {
 		defer func() { <-c.refreshes }()
 	}
-	fetching := slices.DeleteFunc(c.prepareMany(b), func(f *flight[T]) bool { return !f.begins() })
+	fetching, waiting := c.prepareMany(b)
+	if len(waiting) > 0 {
+		go c.runWaiting(b, waiting) // ends with the last of them
+	}
+	if c.mayWait() { // taking the leases is no part of FetchTimeout
+		c.flights.start(&b.context)
+	}
+	c.callMany(b, &b.context, fetching)
+}
+
+// callMany fetches the keys of flights that are ready, under a context, and settles them.
+func (c *Client[T]) callMany(b *batch[T], under *flightContext, flights []*flight[T]) {
+	fetching := slices.DeleteFunc(flights, func(f *flight[T]) bool { return !f.begins(under) })
 	if len(fetching) == 0 {
 		return
 	}
@@ -177,7 +175,7 @@ func (c *Client[T]) runMany(b *batch[T]) {
 		keys[i] = f.key
 	}
 	c.countFetch(b.background)
-	ctx, call := c.fetching(&b.context, b.background)
+	ctx, call := c.fetching(under, b.background)
 	for _, f := range fetching {
 		f.call.Store(call)
 	}
@@ -188,7 +186,7 @@ func (c *Client[T]) runMany(b *batch[T]) {
 		if !returned {
 			values, err = nil, abnormal(recover())
 		}
-		now := c.fetched(call, &b.context, err)
+		now := c.fetched(call, under, err)
 		begun := c.askedAt()
 		c.concurrently(len(fetching), func(i int) {
 			f := fetching[i]
@@ -224,10 +222,9 @@ func (c *Client[T]) leaveUnstored(b *batch[T], f *flight[T]) {
 	}
 }
 
-// prepareMany prepares the flights of b, and returns those that are to be fetched. To wait for a key that
-// another process fetches would keep the others waiting, and two processes could wait for each other; so
-// such flights go on by themselves.
-func (c *Client[T]) prepareMany(b *batch[T]) (fetching []*flight[T]) {
+// prepareMany prepares the flights of b, and returns those that are to be fetched, and those whose keys another
+// process fetches. To wait for these would keep the others waiting, and two processes could wait for each other.
+func (c *Client[T]) prepareMany(b *batch[T]) (fetching, waiting []*flight[T]) {
 	states := make([]readiness, len(b.flights))
 	begun := c.askedAt()
 	c.concurrently(len(b.flights), func(i int) {
@@ -244,8 +241,90 @@ func (c *Client[T]) prepareMany(b *batch[T]) (fetching []*flight[T]) {
 		case ready:
 			fetching = append(fetching, f)
 		case leased:
-			c.flights.crew.run(f)
+			waiting = append(waiting, f)
 		}
 	}
-	return fetching
+	return fetching, waiting
+}
+
+// runWaiting waits for the flights of b whose keys another process fetches. Those that come back without a value are
+// fetched together: they come back at about one time, since one batch has held their leases.
+func (c *Client[T]) runWaiting(b *batch[T], waiting []*flight[T]) {
+	back := make(chan *flight[T], len(waiting))
+	for _, f := range waiting {
+		go func() { // ends within LeaseWait, or with f
+			if c.waits(f) {
+				back <- f
+			} else {
+				back <- nil
+			}
+		}()
+	}
+	for left := len(waiting); left > 0; {
+		var group []*flight[T]
+		if group, left = comeBack(back, left); len(group) == 0 {
+			continue
+		}
+		go c.runGroup(b, group) // ends when the fetch returns
+	}
+}
+
+// waits waits for the lease of f, and reports whether it is to be fetched.
+func (c *Client[T]) waits(f *flight[T]) (fetch bool) {
+	returned := false
+	defer func() {
+		if !returned {
+			f.end(Result[T]{}, abnormal(recover()))
+		}
+	}()
+	fetch = c.prepare(f, true) == ready
+	returned = true
+	return fetch
+}
+
+// gatherFor is how long the flights of a batch that come back wait for the next one.
+const gatherFor = 100 * time.Millisecond
+
+// comeBack collects flights until none is left, or none has come back for a while. A nil one needs no fetch.
+func comeBack[T any](back <-chan *flight[T], left int) (group []*flight[T], stillLeft int) {
+	var quiet <-chan time.Time // nil, and so for ever, while there is none
+	for ; left > 0; left-- {
+		select {
+		case f := <-back:
+			if f != nil {
+				group = append(group, f)
+			}
+			if len(group) > 0 {
+				quiet = time.After(gatherFor)
+			}
+		case <-quiet:
+			return group, left
+		}
+	}
+	return group, 0
+}
+
+// runGroup fetches flights of b that have waited. Their fetch has a time of its own, and the values of the batch.
+func (c *Client[T]) runGroup(b *batch[T], group []*flight[T]) {
+	under := new(flightContext)
+	c.flights.open(lent{values: context.WithoutCancel(&b.context), starter: b.context.starter}, under, &b.context)
+	under.background, under.keys = b.background, new(keySet)
+	for _, f := range group {
+		under.keys.list = append(under.keys.list, f.key)
+	}
+	under.flights.Store(1) // this call's hold on it
+	defer under.done()
+	b.context.waits.add(under)
+	defer b.context.waits.remove(under)
+	returned := false
+	defer func() {
+		if !returned {
+			err := abnormal(recover())
+			for _, f := range group {
+				f.end(Result[T]{}, err)
+			}
+		}
+	}()
+	c.callMany(b, under, group)
+	returned = true
 }

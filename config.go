@@ -66,6 +66,11 @@ type Config struct {
 	// was fetching. Defaults to 2 seconds.
 	LeaseTTL time.Duration `json:"lease_ttl,omitempty" yaml:"lease_ttl"`
 
+	// LeaseWait is how long rueidis-aside waits for the fetch of another process, from when that began. After
+	// that it fetches too, and keeps what it gets unless the key was written meanwhile. Defaults to twice
+	// LeaseTTL.
+	LeaseWait time.Duration `json:"lease_wait,omitempty" yaml:"lease_wait"`
+
 	// NegativeTTL is how long an answer "not found" is remembered (see [ErrNotFound] and [WithNotFound]).
 	// Defaults to zero: not at all.
 	NegativeTTL time.Duration `json:"negative_ttl,omitempty" yaml:"negative_ttl"`
@@ -142,6 +147,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.FetchTimeout, 30*time.Second)
 	setDefault(&c.OpTimeout, 500*time.Millisecond)
 	setDefault(&c.LeaseTTL, 2*time.Second)
+	setDefault(&c.LeaseWait, min(c.LeaseTTL, NoExpiry/2)*2)
 	setDefault(&c.MaxValueBytes, 16<<20)
 	return c
 }
@@ -209,6 +215,7 @@ func (c Config) checkNumbers() error {
 		{"LocalTTL", c.LocalTTL},
 		{"OpTimeout", c.OpTimeout},
 		{"LeaseTTL", c.LeaseTTL},
+		{"LeaseWait", c.LeaseWait},
 		{"NegativeTTL", c.NegativeTTL},
 		{"StaleFor", c.StaleFor},
 		{"StaleIfError", c.StaleIfError},

@@ -184,6 +184,7 @@ func TestZeroConfigMeansTheDefaults(t *testing.T) {
 		FetchTimeout:  30 * time.Second,
 		OpTimeout:     500 * time.Millisecond,
 		LeaseTTL:      2 * time.Second,
+		LeaseWait:     4 * time.Second,
 		MaxValueBytes: 16 << 20,
 	}, c)
 	again, err := c.resolve()

@@ -41,6 +41,7 @@ var configFields = []configField{
 	{"fetch_timeout", func(c *Config) any { return &c.FetchTimeout }},
 	{"op_timeout", func(c *Config) any { return &c.OpTimeout }},
 	{"lease_ttl", func(c *Config) any { return &c.LeaseTTL }},
+	{"lease_wait", func(c *Config) any { return &c.LeaseWait }},
 	{"negative_ttl", func(c *Config) any { return &c.NegativeTTL }},
 	{"stale_for", func(c *Config) any { return &c.StaleFor }},
 	{"stale_if_error", func(c *Config) any { return &c.StaleIfError }},

@@ -209,7 +209,7 @@ func checkForeignEntries(e *env) {
 
 func checkLeaseBytes(e *env) {
 	c := open[string](e, func(cfg *Config) { cfg.LeaseTTL = 200 * time.Millisecond }, WithCodec(StringCodec()))
-	token := newToken(time.Second)
+	token := newToken(time.Second, noOutcome)
 	e.at(redisKeyOf(c, key)).Must("SET", redisKeyOf(c, key), token, "PX", "100")
 	_, err := c.Get(e.Context(), key)
 	require.ErrorIs(e, err, ErrMiss)
@@ -226,7 +226,7 @@ func checkLeaseBytes(e *env) {
 
 func checkForgedLeases(e *env) {
 	c := open[string](e, func(cfg *Config) { cfg.LeaseTTL = 200 * time.Millisecond }, WithCodec(StringCodec()))
-	for i, data := range []string{"\xca\x13", "\xca\x13x", "\xca\x13ABCDEFGHIJKLMNOPQRSTUVWXYZ", newToken(time.Second) + "A"} {
+	for i, data := range []string{"\xca\x13", "\xca\x13x", "\xca\x13ABCDEFGHIJKLMNOPQRSTUVWXYZ", newToken(time.Second, noOutcome) + "A"} {
 		for _, ttl := range [][]string{nil, {"PX", "3600000"}} {
 			k := fmt.Sprint(i, ttl)
 			e.at(redisKeyOf(c, k)).Must(append([]string{"SET", redisKeyOf(c, k), data}, ttl...)...)
@@ -235,7 +235,7 @@ func checkForgedLeases(e *env) {
 	}
 	for _, ttl := range [][]string{nil, {"PX", "3600000"}} {
 		k := fmt.Sprint("copied", ttl)
-		e.at(redisKeyOf(c, k)).Must(append([]string{"SET", redisKeyOf(c, k), newToken(time.Second)}, ttl...)...)
+		e.at(redisKeyOf(c, k)).Must(append([]string{"SET", redisKeyOf(c, k), newToken(time.Second, noOutcome)}, ttl...)...)
 		_, err := c.Get(e.Context(), k)
 		require.ErrorIs(e, err, ErrMiss)
 		isOverwritten(e, c, k, "value", k)

@@ -42,6 +42,11 @@ var (
 	// [Config.FetchTimeout]. It comes together with [context.DeadlineExceeded].
 	ErrFetchTimeout = errors.New("cacheaside: fetch timed out")
 
+	// ErrFetchFailed is what the callers get who have waited, on rueidis-aside, for the fetch of another process
+	// that has failed. Its own callers get its error. They are asked to wait for no other, since the source has
+	// just been asked.
+	ErrFetchFailed = errors.New("cacheaside: the fetch of another process failed")
+
 	// ErrReentrant is returned to a fetch that asks, directly or through other fetches, for a key that
 	// waits for this very fetch: waiting for it would be a deadlock.
 	ErrReentrant = errors.New("cacheaside: fetch asks for its own key")

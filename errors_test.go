@@ -17,7 +17,7 @@ import (
 func TestSentinelsAreDistinct(t *testing.T) {
 	all := []error{
 		ErrMiss, ErrNotFound, ErrInvalidValue, ErrInvalidTTL, ErrInvalidKey, ErrInvalidConfig,
-		ErrUnavailable, ErrClosed, ErrFetchTimeout, ErrReentrant, ErrGoexit,
+		ErrUnavailable, ErrClosed, ErrFetchTimeout, ErrReentrant, ErrGoexit, ErrFetchFailed,
 	}
 	texts := make(map[string]bool)
 	for i, a := range all {

@@ -54,7 +54,7 @@ func (c *Client[T]) run(f *flight[T]) {
 	if f.context == &f.own && f.found.entry != nil {
 		f.context.previous = f.found.entry
 	}
-	if !f.begins() {
+	if !f.begins(f.context) {
 		return
 	}
 	if !f.collects {
@@ -79,11 +79,11 @@ func (c *Client[T]) run(f *flight[T]) {
 
 // lookAgain repeats a look-up since which another flight has ended: that one may have filled the key. If
 // so, lookAgain ends f with what it finds and returns true.
-func (c *Client[T]) lookAgain(f *flight[T]) bool {
+func (c *Client[T]) lookAgain(ctx context.Context, f *flight[T]) bool {
 	if f.failed || f.shard.ended.Load() == f.ended {
 		return false
 	}
-	ctx, outlay := f.allowance.begin(f.context)
+	ctx, outlay := f.allowance.begin(ctx)
 	found, err := c.find(ctx, f.key, c.store.peek(f.key))
 	outlay.end()
 	if err != nil {
@@ -125,23 +125,34 @@ func (c *Client[T]) prepare(f *flight[T], wait bool) readiness {
 	if f.allowance.limit == 0 { // a batch has set it
 		f.allowance = c.allowance(f.asked)
 	}
-	if c.lookAgain(f) {
+	ctx := context.Context(f.context)
+	if c.mayWait() {
+		waiting, stop := context.WithCancel(f.context.values)
+		defer stop()
+		if ctx = waiting; !f.mayWait(stop) {
+			return settled
+		}
+	}
+	if c.lookAgain(ctx, f) {
 		return settled
 	}
 	if c.instant || f.failed || f.ttl <= 0 {
 		return ready
 	}
-	r := c.lease(f, wait)
+	r := c.lease(ctx, f, wait)
 	if r == ready && f.isVoid() {
 		c.letGo(f)
 	}
 	return r
 }
 
+// mayWait reports whether a fetch may have to wait for another process.
+func (c *Client[T]) mayWait() bool { return c.local == SourceNearHit }
+
 // lease is the part of prepare that takes the lease. It is a chore: what it takes when f has ended, Close must
 // see given up. A void flight takes none, and gives one up that Redis has granted after the write: it will store
 // nothing, and who asks after the write must not be kept waiting by it.
-func (c *Client[T]) lease(f *flight[T], wait bool) readiness {
+func (c *Client[T]) lease(ctx context.Context, f *flight[T], wait bool) readiness {
 	if !c.chores.begin() {
 		f.end(Result[T]{}, ErrClosed)
 		return settled
@@ -151,20 +162,26 @@ func (c *Client[T]) lease(f *flight[T], wait bool) readiness {
 		if f.isVoid() {
 			return ready
 		}
-		held, filled, err := c.store.acquire(f.context, f.key, f.found.entry, &f.allowance, wait)
+		held, filled, err := c.store.acquire(ctx, f.key, f.found.entry, &f.allowance, wait)
 		if err == errReplaced {
-			c.giveUp(f.key, held)
+			c.giveUp(f.key, held, noOutcome)
 			continue
 		}
 		if held.token != "" && !c.hold(f, held) {
 			return settled
 		}
 		switch {
-		case f.context.Err() != nil:
-			f.end(Result[T]{}, f.context.explain(f.context.Err())) // mostly it has ended already
+		case f.isOver():
 			return settled
 		case err == errLeased:
 			return leased
+		case err == errAbsent:
+			f.end(Result[T]{}, c.gone)
+			return settled
+		case err == errFailed:
+			c.flights.noteFailure(f, ErrFetchFailed)
+			f.end(Result[T]{}, ErrFetchFailed)
+			return settled
 		case err != nil:
 			_ = c.backendError(f.blame(err)) // counted and observed; the fetch does without
 			f.failed = held.token == ""
@@ -183,46 +200,57 @@ func (c *Client[T]) lease(f *flight[T], wait bool) readiness {
 // has ended already.
 func (c *Client[T]) hold(f *flight[T], held lease[T]) bool {
 	f.lease = &held
-	key := f.key
-	if f.holds(func() { c.giveUp(key, held) }) {
+	if f.holds(func() { c.giveUp(f.key, held, outcomeAtEnd(f.err)) }) {
 		return true
 	}
-	c.giveUp(key, held)
+	c.giveUp(f.key, held, noOutcome)
 	return false
+}
+
+// outcomeAtEnd is how a lease has ended whose flight has, with this error and without settling it. Close says
+// nothing about the source, and a fetch that took too long little: another process may be luckier.
+func outcomeAtEnd(err error) outcome {
+	switch {
+	case err == nil || errors.Is(err, ErrClosed) && !isPanic(err):
+		return noOutcome
+	case errors.Is(err, ErrFetchTimeout):
+		return notStored
+	}
+	return failed
 }
 
 // letGo gives up the lease of f, if it has one and has not ended.
 func (c *Client[T]) letGo(f *flight[T]) {
 	if f.lease != nil && f.holds(nil) {
-		c.giveUp(f.key, *f.lease)
+		c.giveUp(f.key, *f.lease, noOutcome)
 		f.lease = nil
 	}
 }
 
-// giveUp abandons a lease, and does not wait for that: whoever waits for the flight has nothing from it. What
-// fails here heals by itself when the lease expires.
-func (c *Client[T]) giveUp(key string, held lease[T]) {
+// giveUp abandons a lease that has ended so, and does not wait for that: the callers of the flight have nothing
+// from it. What fails here heals by itself when the lease expires.
+func (c *Client[T]) giveUp(key string, held lease[T], why outcome) {
 	c.chores.run(func(ctx context.Context) {
-		_ = c.backendError(c.store.abandon(ctx, key, held, false)) // counted and observed
+		_ = c.backendError(c.store.abandon(ctx, key, held, why, false)) // counted and observed
 	})
 }
 
 // settle ends the flight with the outcome of its fetch, which returned at now, having kept what is to be
 // kept, so that the next look-up of those who wait finds it.
 func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
-	took := time.Duration(now - f.context.begun)
-	err = c.explain(f.context, err)
+	took := time.Duration(now - f.under.begun)
+	err = c.explain(f.under, err)
 	ttl := c.ttlOf(f)
-	if override := f.context.ttl.Load(); override != ttlUnset && ttl > 0 { // without a ttl there is no lease
+	if override := f.under.ttl.Load(); override != ttlUnset && ttl > 0 { // without a ttl there is no lease
 		ttl = time.Duration(override)
 	}
-	store := ttl > 0 && !f.context.skipStore.Load() && !f.failed
+	store := ttl > 0 && !f.under.skipStore.Load() && !f.failed
 	switch {
 	case err == nil && store:
 		c.checkRoundTrip(f.key, value)
 		c.keep(f, c.entry(c.own(value), ttl, now, took), took)
 	case err == nil:
-		c.drop(f, false)
+		c.drop(f, notStored)
 	case c.isNotFound(err):
 		c.notFound(f, now, store)
 	default:
@@ -236,7 +264,7 @@ func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 // that has joined. On rueidis-aside a flight without a ttl has taken no lease, and may keep
 // nothing, whoever joins it.
 func (c *Client[T]) ttlOf(f *flight[T]) time.Duration {
-	if f.ttl > 0 || c.local == SourceNearHit {
+	if f.ttl > 0 || c.mayWait() {
 		return f.ttl
 	}
 	f.shard.mu.Lock()
@@ -257,21 +285,21 @@ func (c *Client[T]) explain(f *flightContext, err error) error {
 
 // failed is called when f ends by the failure of its fetch, or by its time.
 func (c *Client[T]) failed(f *flight[T]) {
-	if f.context.countsFailure() {
+	if f.under.countsFailure() {
 		c.stats.fetchErrors.Add(1)
 	}
 }
 
 // lost is called after that.
 func (c *Client[T]) lost(f *flight[T], err error) {
-	c.tell(f.call.Load(), f.context, err, c.clock.now())
+	c.tell(f.call.Load(), f.under, err, c.clock.now())
 }
 
 // notFound keeps the answer that the source has none for NegativeTTL. If that is off, it at least removes
 // the stale entry that the answer proves wrong.
 func (c *Client[T]) notFound(f *flight[T], now int64, store bool) {
 	ttl := c.cfg.NegativeTTL
-	if override := f.context.ttl.Load(); override != ttlUnset {
+	if override := f.under.ttl.Load(); override != ttlUnset {
 		ttl = min(ttl, time.Duration(override))
 	}
 	switch {
@@ -279,42 +307,54 @@ func (c *Client[T]) notFound(f *flight[T], now int64, store bool) {
 		c.keep(f, negativeEntry[T](now, c.clock.deadline(now, roundUp(ttl))), 0)
 	case f.failed:
 	default:
-		c.drop(f, true)
+		c.drop(f, notFound)
 	}
 }
 
-// drop gives up the lease without storing anything. With remove it also removes the entry that was to be
-// replaced, unless the flight is void.
-func (c *Client[T]) drop(f *flight[T], remove bool) {
-	remove = remove && f.found.entry != nil
+// drop gives up the lease without storing anything. If the source has none, it also removes the entry that was to
+// be replaced, unless the flight is void.
+func (c *Client[T]) drop(f *flight[T], why outcome) {
+	remove := why == notFound && f.found.entry != nil
+	if f.lease != nil && c.chores.begin() { // as in keep
+		defer c.chores.end()
+	}
 	if f.lease == nil && !remove || !f.holds(nil) {
 		return
 	}
 	if !remove {
-		c.giveUp(f.key, *f.lease)
+		c.giveUp(f.key, *f.lease, why)
 		return
 	}
 	ctx, outlay := f.allowance.begin(context.Background())
 	defer outlay.end()
 	done, err := c.flights.fill(ctx, f, func(ctx context.Context) error {
-		return c.store.abandon(ctx, f.key, f.held(), true)
+		return c.store.abandon(ctx, f.key, f.held(), why, true)
 	})
 	_ = c.backendError(f.blame(err)) // counted and observed
 	if (!done || err != nil) && f.lease != nil {
-		c.giveUp(f.key, *f.lease)
+		c.giveUp(f.key, *f.lease, why)
 	}
 }
 
 // keep stores e unless the flight is void. That it cannot be stored is not the caller's problem, but it is
 // counted and observed.
 func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
-	if f.lease != nil && !f.holds(nil) {
-		return // f has ended, and its lease is being given up
+	if f.lease != nil {
+		if c.chores.begin() { // Close waits for what is being stored, or its lease would be left behind
+			defer c.chores.end()
+		}
+		if !f.holds(nil) {
+			return // f has ended, and its lease is being given up
+		}
 	}
 	stored := false
 	defer func() { // a codec's panic comes by here too
 		if !stored && f.lease != nil {
-			c.giveUp(f.key, *f.lease)
+			why := notStored
+			if f.isOver() { // by Close, most likely
+				why = outcomeAtEnd(f.err)
+			}
+			c.giveUp(f.key, *f.lease, why)
 		}
 	}()
 	ctx, outlay := f.allowance.begin(context.Background()) // the flight's end does not cut it short

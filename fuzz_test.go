@@ -102,7 +102,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add("", requireEncoded(f, records, "", newEntry(aRecord, now, never, 0, 0), 0))
 	f.Add("k", requireEncoded(f, records, "k", negativeEntry[record](now, now+1), 0))
 	f.Add("k", requireEncoded(f, raw, "k", newEntry([]byte{0xCA}, now, never, 0, 0), 0))
-	f.Add("k", []byte(newToken(time.Second)))
+	f.Add("k", []byte(newToken(time.Second, noOutcome)))
 	f.Add("k", []byte(`{"ID":7}`))
 	f.Add("k", []byte{})
 	f.Add("k", []byte{0xCA, 0x13})
@@ -234,7 +234,7 @@ func FuzzKeysDoNotMeet(f *testing.F) {
 // FuzzLeaseTokens: what begins as a token is never taken for a value, by any codec, whatever follows; and for
 // a lease only if it is a whole token.
 func FuzzLeaseTokens(f *testing.F) {
-	f.Add([]byte(newToken(time.Second)[2:]))
+	f.Add([]byte(newToken(time.Second, noOutcome)[2:]))
 	f.Add([]byte{})
 	f.Add([]byte(`{"ID":1}`))
 	text, records, raw := formOf(f, Config{}, StringCodec()), formOf(f, Config{}, JSONCodec[record]()), formOf(f, Config{}, BytesCodec())

@@ -29,6 +29,7 @@ type asideLease struct {
 	key      string // in Redis, of the token
 	replaces string // the first bytes of the stale entry that is to be replaced; "" for a missing key
 	length   int    // and its length
+	shared   bool   // another process holds it: to be filled by comparison, and not to be given up
 	beat     *reaper
 	cancel   context.CancelFunc // ends the heartbeat's operation
 }
@@ -52,15 +53,14 @@ func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], allo
 	known := sight{missing: seen == nil}
 	for {
 		var next *change
-		next, known.leased = a.watch(key)
+		next, known.token = a.watch(key)
 		asking, outlay := allowed.begin(ctx)
-		held, filled, err := a.contend(asking, key, known)
+		held, filled, err := a.contend(asking, key, &known)
 		if err != errLeased || !wait {
 			outlay.end()
 		} else {
 			outlay.forgive() // to look is part of waiting
-			known.overdue, err = a.waitFor(ctx, key, next)
-			known.missing = false // more likely it has been filled
+			err = a.waitFor(ctx, key, next, &known)
 		}
 		a.unwatch(key, next)
 		if err != nil || held.token != "" || filled != nil {
@@ -71,15 +71,32 @@ func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], allo
 
 // sight is what is known of a key before one tries to lease it.
 type sight struct {
-	missing bool // there is likely nothing under it
-	leased  bool // a lease is there: no need to try
-	overdue bool // a lease was there, and has been waited for in vain: it is to be looked at
+	missing bool      // there is likely nothing under it
+	token   string    // a lease is there: no need to try
+	overdue bool      // a lease was there, and has been waited for in vain: it is to be looked at
+	waited  bool      // for a lease, so that its outcome is the answer
+	first   string    // the token that was waited for first; "" if it was not seen
+	until   time.Time // when LeaseWait is over; zero before it is known
+	over    bool      // it is
+}
+
+// heard takes note of a lease that is waited for. Its age is not to be relied on, since it compares two clocks: a
+// part of LeaseTTL is waited in any case.
+func (s *sight) heard(token string, wait, least time.Duration) {
+	if s.first == "" {
+		s.first = token
+	}
+	left := max(wait-max(tokenAge(token), 0), min(least, wait))
+	if until := time.Now().Add(left); s.until.IsZero() || until.Before(s.until) {
+		s.until = until
+	}
 }
 
 // contend tries to lease a key. It returns the lease, or an entry that needs no fetch, or errLeased; or
 // none of them, if the key has changed meanwhile.
-func (a *aside[T]) contend(ctx context.Context, key string, known sight) (held lease[T], filled *entry[T], err error) {
-	if known.leased && !known.overdue {
+func (a *aside[T]) contend(ctx context.Context, key string, known *sight) (held lease[T], filled *entry[T], err error) {
+	if known.token != "" && !known.overdue && !known.over && (!known.waited || known.token == known.first) {
+		a.hear(known, known.token)
 		return held, nil, errLeased
 	}
 	if known.missing {
@@ -102,7 +119,7 @@ func (a *aside[T]) contend(ctx context.Context, key string, known sight) (held l
 	e, err := a.decode(key, data)
 	switch {
 	case err == errLease:
-		held, err = a.takeOver(ctx, a.redisKey(key), data, known)
+		held, err = a.meet(ctx, a.redisKey(key), data, known)
 		return held, nil, err
 	case err != nil:
 		held, err = a.seize(ctx, key, identity(data), len(data))
@@ -117,6 +134,47 @@ func (a *aside[T]) contend(ctx context.Context, key string, known sight) (held l
 	return held, nil, err
 }
 
+// hear notes a token that is waited for.
+func (a *aside[T]) hear(known *sight, token string) { known.heard(token, a.wait, a.lease/leaseLooks) }
+
+// meet is what becomes of a lease that another process has under redisKey, or has had: stands is its token, or the
+// mark that it has left.
+func (a *aside[T]) meet(ctx context.Context, redisKey, stands string, known *sight) (lease[T], error) {
+	shared := lease[T]{token: stands, aside: asideLease{key: redisKey, shared: true}}
+	if !isMark(stands) {
+		if err := known.answer(outcome(stands[tokenBeforeAt]), stands); err != nil {
+			return lease[T]{}, err
+		}
+		if known.over {
+			return shared, nil
+		}
+		a.hear(known, stands)
+		return a.takeOver(ctx, redisKey, stands, known)
+	}
+	o := outcomeOf(stands)
+	if o == notStored { // one after another would wait in vain
+		return shared, nil
+	}
+	if err := known.answer(o, stands); err != nil {
+		return lease[T]{}, err
+	}
+	return a.put(ctx, &replaceScript, redisKey, o, stands, strconv.Itoa(len(stands)))
+}
+
+// answer returns what the outcome of the lease that was waited for is to those who wait, if it was waited for: now
+// says, by its mark or by the token that has replaced that, how the lease before it ended.
+func (s *sight) answer(o outcome, now string) error {
+	switch {
+	case !s.waited || now == s.first:
+		return nil
+	case o == notFound:
+		return errAbsent
+	case o == failed:
+		return errFailed
+	}
+	return nil
+}
+
 // isStale reports whether e is past its freshness, or due for a refresh.
 func (a *aside[T]) isStale(e *entry[T]) bool {
 	now := a.clock.now()
@@ -125,7 +183,7 @@ func (a *aside[T]) isStale(e *entry[T]) bool {
 
 // take leases a key by setting it to a token, if there is nothing under it. The token is "" if there is.
 func (a *aside[T]) take(ctx context.Context, redisKey string) (lease[T], error) {
-	token := newToken(a.lease)
+	token := newToken(a.lease, noOutcome)
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
 		return lease[T]{}, err
@@ -148,14 +206,14 @@ func (a *aside[T]) taken(redisKey, token string, taken bool, err error) (lease[T
 // takeStale leases the entry e, whose stored form is data, to replace it. It returns errLeased if another
 // process has that lease, and errReplaced if the entry is no longer there: then whoever had the lease until now
 // has replaced it.
-func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T], known sight) (lease[T], error) {
+func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T], known *sight) (lease[T], error) {
 	held, err := a.take(ctx, a.leaseKey(key))
 	if err == nil && held.token == "" {
-		held, err = a.takeOver(ctx, a.leaseKey(key), "", known)
+		held, err = a.meetStale(ctx, a.leaseKey(key), known)
 	}
 	held.seen = e
 	held.aside.replaces, held.aside.length = identity(data), len(data)
-	if err != nil {
+	if err != nil || held.token == "" {
 		return held, err
 	}
 	a.detachRead(key) // what another one has begun to read before the lease was taken does not count
@@ -166,29 +224,52 @@ func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T],
 	return held, err
 }
 
+// meetStale is meet for the lease of a stale entry, which is looked at for that. What is neither token nor mark
+// is taken over in its time.
+func (a *aside[T]) meetStale(ctx context.Context, redisKey string, known *sight) (lease[T], error) {
+	o, err := a.conn.begin(ctx, false)
+	if err != nil {
+		return lease[T]{}, err
+	}
+	stands, err := o.Do(o.ctx, o.B().Get().Key(redisKey).Build()).ToString()
+	switch {
+	case rueidis.IsRedisNil(err):
+		return lease[T]{}, a.conn.end(&o, nil) // it is to be tried again
+	case isWrongType(err):
+		err, stands = nil, ""
+	}
+	if err = a.conn.end(&o, err); err != nil {
+		return lease[T]{}, err
+	}
+	if isLease(stands) || isMark(stands) {
+		return a.meet(ctx, redisKey, stands, known)
+	}
+	return a.takeOver(ctx, redisKey, "", known)
+}
+
 // seize leases a key that holds what is of no use, with this identity, by putting the token in its place.
 func (a *aside[T]) seize(ctx context.Context, key, first string, length int) (lease[T], error) {
-	return a.put(ctx, &replaceScript, a.redisKey(key), first, strconv.Itoa(length))
+	return a.put(ctx, &replaceScript, a.redisKey(key), noOutcome, first, strconv.Itoa(length))
 }
 
 // takeOver takes the place of a lease that does not expire in its time, which is what stands under redisKey,
 // or whatever does if that is "". It returns errLeased if the lease is as it should be, or if it was not
 // waited for yet: one look at it in a while is enough.
-func (a *aside[T]) takeOver(ctx context.Context, redisKey, stands string, known sight) (lease[T], error) {
+func (a *aside[T]) takeOver(ctx context.Context, redisKey, stands string, known *sight) (lease[T], error) {
 	if !known.overdue {
 		return lease[T]{}, errLeased
 	}
-	held, err := a.put(ctx, &takeOverScript, redisKey, stands)
+	held, err := a.put(ctx, &takeOverScript, redisKey, noOutcome, stands)
 	if err == nil && held.token == "" {
 		err = errLeased
 	}
 	return held, err
 }
 
-// put leases a key by a script that puts a token there, which is its last argument but one. The token is "" if
-// it has not.
-func (a *aside[T]) put(ctx context.Context, s *script, redisKey string, args ...string) (lease[T], error) {
-	token := newToken(a.lease)
+// put leases a key by a script that puts a token there, which is its last argument but one. before is how the lease
+// ended whose mark the token replaces. The token is "" if it was not put there.
+func (a *aside[T]) put(ctx context.Context, s *script, redisKey string, before outcome, args ...string) (lease[T], error) {
+	token := newToken(a.lease, before)
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
 		return lease[T]{}, err
@@ -240,12 +321,12 @@ func (a *aside[T]) fill(ctx context.Context, key string, l lease[T], e entry[T],
 	}
 	n, err := a.script(ctx, &replaceScript, k, l.aside.replaces, strconv.Itoa(l.aside.length), value, px)
 	if err == nil {
-		err = a.abandon(ctx, key, l, false)
+		err = a.abandon(ctx, key, l, noOutcome, false)
 	}
 	return n == 1, err
 }
 
-func (a *aside[T]) abandon(ctx context.Context, key string, l lease[T], remove bool) error {
+func (a *aside[T]) abandon(ctx context.Context, key string, l lease[T], why outcome, remove bool) error {
 	l.aside.rest()
 	if l.token == "" {
 		return nil
@@ -257,7 +338,19 @@ func (a *aside[T]) abandon(ctx context.Context, key string, l lease[T], remove b
 			return err
 		}
 	}
-	_, err := a.script(ctx, &releaseScript, l.aside.key, l.token)
+	switch {
+	case l.aside.shared:
+		return nil
+	case why == noOutcome:
+		_, err := a.script(ctx, &releaseScript, l.aside.key, l.token)
+		return err
+	}
+	n, err := a.script(ctx, &fillScript, l.aside.key, l.token, newMark(why), strconv.FormatInt(markTime.Milliseconds(), 10))
+	if err != nil || n == 0 || l.aside.replaces == "" || remove {
+		return err
+	}
+	// Redis tells of a change of the entry only, so it is told of that.
+	_, err = a.script(ctx, &touchScript, a.redisKey(key), "")
 	return err
 }
 
@@ -271,46 +364,53 @@ func (a *aside[T]) script(ctx context.Context, s *script, key string, args ...st
 	return n, a.conn.end(&o, err)
 }
 
-// watch returns the next change of key that Redis tells of, and whether the key is known to hold a lease.
+// watch returns the next change of key that Redis tells of, and the token that the key is known to hold, if any.
 // unwatch must follow.
-func (a *aside[T]) watch(key string) (next *change, leased bool) {
+func (a *aside[T]) watch(key string) (next *change, token string) {
 	s := a.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next = s.changeLocked(key)
 	next.waiters++
-	return next, next.leased
+	return next, next.token
 }
 
 func (a *aside[T]) unwatch(key string, next *change) {
 	s := a.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if next.waiters--; next.waiters == 0 && !next.leased && s.changes[key] == next {
+	if next.waiters--; next.waiters == 0 && next.token == "" && s.changes[key] == next {
 		delete(s.changes, key)
 	}
 }
 
-// waitFor waits until key has changed, or for a part of LeaseTTL, whichever is first: then what was known of
-// the key counts for nothing. It reports whether it waited in vain: Redis tells of a lease that has expired
-// only when it comes across it.
-func (a *aside[T]) waitFor(ctx context.Context, key string, next *change) (vain bool, err error) {
-	t := time.NewTimer(a.lease / leaseLooks)
+// waitFor waits until key has changed, or for a part of LeaseTTL, or until LeaseWait is over, whichever is first:
+// then what was known of the key counts for nothing. It notes whether it waited in vain: Redis tells of a lease
+// that has expired only when it comes across it.
+func (a *aside[T]) waitFor(ctx context.Context, key string, next *change, known *sight) error {
+	now := time.Now()
+	if known.until.IsZero() {
+		known.until = now.Add(a.wait)
+	}
+	t := time.NewTimer(min(a.lease/leaseLooks, known.until.Sub(now)))
 	defer t.Stop()
+	known.waited, known.missing = true, false // more likely it has been filled
 	select {
 	case <-next.happens:
-		return false, nil
+		known.overdue = false
 	case <-t.C:
+		known.overdue = true
 		s := a.shard(key)
 		s.mu.Lock()
-		defer s.mu.Unlock()
 		if s.changes[key] == next {
 			s.tellLocked(key)
 		}
-		return true, nil
+		s.mu.Unlock()
 	case <-ctx.Done():
-		return false, ctx.Err()
+		return ctx.Err()
 	}
+	known.over = !time.Now().Before(known.until)
+	return nil
 }
 
 // leaseLooks is how many times in a LeaseTTL one looks who waits.

@@ -380,7 +380,7 @@ func TestALeaseThatIsRefusedMeansFetchingWithoutIt(t *testing.T) {
 
 // Leases look like nothing that a caller gets, and no two of them are the same.
 func TestATokenIsForOneAttempt(t *testing.T) {
-	a, b := newToken(time.Second), newToken(time.Second)
+	a, b := newToken(time.Second, noOutcome), newToken(time.Second, noOutcome)
 	require.NotEqual(t, a, b)
 	require.True(t, isLease(a))
 }
@@ -431,10 +431,10 @@ func TestALeaseOfAnEntryThatWasReplacedIsGivenBack(t *testing.T) {
 	e, err := a.decode(key, data)
 	require.NoError(t, err)
 	require.NoError(t, c.Set(t.Context(), key, "fresh", time.Hour))
-	held, err := a.takeStale(t.Context(), key, data, e, sight{})
+	held, err := a.takeStale(t.Context(), key, data, e, &sight{})
 	require.ErrorIs(t, err, errReplaced)
 	require.NotEmpty(t, held.token)
-	require.NoError(t, a.abandon(t.Context(), key, held, false))
+	require.NoError(t, a.abandon(t.Context(), key, held, noOutcome, false))
 	require.Nil(t, s.Must("GET", a.leaseKey(key)))
 	c.store = &overtakenStore{aside: a}
 	v, err := c.GetWithFetch(t.Context(), "another", time.Minute, serve("fetched").fetch)
@@ -444,14 +444,14 @@ func TestALeaseOfAnEntryThatWasReplacedIsGivenBack(t *testing.T) {
 
 	now, err := a.read(t.Context(), key)
 	require.NoError(t, err)
-	held, err = a.takeStale(t.Context(), key, now, e, sight{})
+	held, err = a.takeStale(t.Context(), key, now, e, &sight{})
 	require.NoError(t, err)
 	require.NotEmpty(t, held.token)
 	for _, overdue := range []bool{false, true} {
-		_, err = a.takeStale(t.Context(), key, now, e, sight{overdue: overdue})
+		_, err = a.takeStale(t.Context(), key, now, e, &sight{overdue: overdue})
 		require.ErrorIs(t, err, errLeased)
 	}
-	require.NoError(t, a.abandon(t.Context(), key, held, false))
+	require.NoError(t, a.abandon(t.Context(), key, held, noOutcome, false))
 }
 
 // The processes of a fleet need not agree on LeaseTTL: what counts is the holder's.
@@ -485,8 +485,8 @@ func TestWhatStandsInThePlaceOfALeaseIsReplaced(t *testing.T) {
 	c := openAside[string](t, cfg)
 	for i, command := range [][]string{
 		{"SET", "", "\xca\x13"},
-		{"SET", "", newToken(time.Second)},
-		{"SET", "", newToken(time.Second), "PX", "3600000"},
+		{"SET", "", newToken(time.Second, noOutcome)},
+		{"SET", "", newToken(time.Second, noOutcome), "PX", "3600000"},
 		{"SET", "", "x", "PX", "3600000"},
 		{"RPUSH", "", "x"},
 	} {
@@ -505,7 +505,8 @@ func TestWhatStandsInThePlaceOfALeaseIsReplaced(t *testing.T) {
 	}
 }
 
-// Who waits for a lease looks again: nothing tells that the holder of a stale entry's lease has given up.
+// A flight that waits for a lease looks again: nothing tells that a holder which has been closed has given up the
+// lease of a stale entry.
 func TestAWaiterLooksAgain(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
@@ -514,11 +515,11 @@ func TestAWaiterLooksAgain(t *testing.T) {
 	a, b := openAside[string](t, cfg), openAside[string](t, cfg)
 	require.NoError(t, b.Set(t.Context(), key, "stale", time.Millisecond))
 	awaitStale(t, a, key)
-	failing, good := serve(""), serve("good")
-	failing.set("", errSource)
-	release := failing.hold()
-	first := ask(t.Context(), a, key, failing.fetch)
-	require.Eventually(t, func() bool { return failing.calls.Load() == 1 }, 10*time.Second, time.Millisecond)
+	held, good := serve(""), serve("good")
+	release := held.hold()
+	defer release()
+	first := ask(t.Context(), a, key, held.fetch)
+	require.Eventually(t, func() bool { return held.calls.Load() == 1 }, 10*time.Second, time.Millisecond)
 	second := ask(t.Context(), b, key, good.fetch)
 	require.Eventually(t, func() bool {
 		k, st := storeOf(b).shard(key), false
@@ -529,19 +530,20 @@ func TestAWaiterLooksAgain(t *testing.T) {
 		}
 		return st
 	}, 10*time.Second, time.Millisecond, "it waits")
-	release()
 	given := time.Now()
-	require.Equal(t, answer[string]{"stale", nil}, <-first)
+	require.NoError(t, a.Close())
+	require.ErrorIs(t, (<-first).err, ErrClosed)
 	require.Equal(t, answer[string]{"good", nil}, <-second)
 	require.Less(t, time.Since(given), cfg.LeaseTTL*3/4)
 }
 
-func TestWhoWaitsForAnotherProcessesFetchGetsErrFetchTimeout(t *testing.T) {
+// FetchTimeout is for a flight's own fetch, and LeaseWait for that of another process.
+func TestAnotherProcessIsWaitedForDuringLeaseWait(t *testing.T) {
 	redistest.Require(t)
 	server := redistest.Start(t)
 	cfg := asideConfig(t, server, BackendRueidisAside)
 	fetching := openAside[string](t, cfg)
-	cfg.FetchTimeout = 30 * time.Millisecond
+	cfg.FetchTimeout, cfg.LeaseWait = 100*time.Millisecond, 300*time.Millisecond
 	waiting := openAside[string](t, cfg)
 
 	const keys = 50
@@ -558,18 +560,26 @@ func TestWhoWaitsForAnotherProcessesFetchGetsErrFetchTimeout(t *testing.T) {
 		})
 	}
 	begun.Wait()
-	errs := make([]error, keys)
+	errs, values := make([]error, keys), make([]string, keys)
 	var waiters sync.WaitGroup
 	for i := range keys {
 		waiters.Go(func() {
-			_, errs[i] = waiting.GetWithFetch(t.Context(), strconv.Itoa(i), time.Minute, serve("never").fetch)
+			values[i], errs[i] = waiting.GetWithFetch(t.Context(), strconv.Itoa(i), time.Minute, serve("own").fetch)
 		})
 	}
 	waiters.Wait()
+	for i := range keys {
+		require.NoError(t, errs[i])
+		require.Equal(t, "own", values[i])
+		v, err := waiting.Get(t.Context(), strconv.Itoa(i))
+		require.NoError(t, err, "it is stored, though another process has the lease")
+		require.Equal(t, "own", v)
+	}
 	close(release)
 	callers.Wait()
-	for _, err := range errs {
-		require.ErrorIs(t, err, ErrFetchTimeout)
-		require.ErrorIs(t, err, context.DeadlineExceeded)
+	for i := range keys {
+		v, err := fetching.Get(t.Context(), strconv.Itoa(i))
+		require.NoError(t, err)
+		require.Equal(t, "own", v, "the lease was void")
 	}
 }

@@ -49,7 +49,7 @@ func (m *memory[T]) fill(_ context.Context, key string, l lease[T], e entry[T], 
 	}
 }
 
-func (m *memory[T]) abandon(_ context.Context, key string, l lease[T], remove bool) error {
+func (m *memory[T]) abandon(_ context.Context, key string, l lease[T], _ outcome, remove bool) error {
 	if remove && l.seen != nil {
 		m.DeleteIf(key, func(current *entry[T]) bool { return current == l.seen })
 	}

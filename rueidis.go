@@ -102,7 +102,7 @@ func (r *remote[T]) fill(ctx context.Context, key string, _ lease[T], e entry[T]
 	return err == nil, err
 }
 
-func (r *remote[T]) abandon(ctx context.Context, key string, _ lease[T], remove bool) error {
+func (r *remote[T]) abandon(ctx context.Context, key string, _ lease[T], _ outcome, remove bool) error {
 	if !remove {
 		return nil
 	}

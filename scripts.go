@@ -28,7 +28,7 @@ type script struct {
 const notThere = "\x00nothing that a key of a cache holds"
 
 // scripts are all that there are.
-var scripts = []*script{&fillScript, &replaceScript, &dropScript, &releaseScript, &takeOverScript, &prolongScript}
+var scripts = []*script{&fillScript, &replaceScript, &dropScript, &releaseScript, &takeOverScript, &prolongScript, &touchScript}
 
 // Scripts tell an entry by its identity: its first bytes, which hold the header, and its length. Values are
 // too large to send them along.
@@ -61,6 +61,13 @@ return redis.call('DEL', KEYS[1])`, sha: "eff36bddd8c77a1f2b3d5cbd93ef70d1f1037e
 	releaseScript = script{text: `
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])`, sha: "432633f13589ce36650cdbd1d4058a8f9e193ee9", idle: []string{notThere}}
+
+	// touchScript: KEYS an entry that expires; ARGV "". Changes nothing, but Redis tells of a change.
+	touchScript = script{text: `
+if ARGV[1] ~= '' then return 0 end
+local left = redis.call('PTTL', KEYS[1])
+if left < 1 then return 0 end
+return redis.call('PEXPIRE', KEYS[1], left)`, sha: "244faffe12554d6536bee8ab847eb00e12f28d36", idle: []string{notThere}}
 
 	// takeOverScript: KEYS the lease's key; ARGV what stands there, or "" for whatever does, and token, PX to put
 	// in its place if it is no lease, or one that does not expire in its time. A little more than its time is

@@ -23,7 +23,7 @@ func TestScriptsAreKnownByTheirHashes(t *testing.T) {
 func TestIdleArgumentsChangeNothing(t *testing.T) {
 	redistest.Require(t)
 	server := redistest.Start(t)
-	for _, value := range []string{"", "-", "v", newToken(time.Second), "\xca" + string(make([]byte, 40))} {
+	for _, value := range []string{"", "-", "v", newToken(time.Second, noOutcome), "\xca" + string(make([]byte, 40))} {
 		for _, s := range scripts {
 			server.Must("SET", key, value)
 			args := append([]string{"EVAL", s.text, "1", key}, s.idle...)

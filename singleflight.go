@@ -80,6 +80,7 @@ type flight[T any] struct {
 	result  Result[T]      // set before done is closed, not changed after
 	err     error
 
+	under      *flightContext            // what its fetch runs under: context, but for a batch that had to wait
 	background bool                      // nobody waits for it
 	call       atomic.Pointer[fetchCall] // of the source, once it is made; nil if nobody observes
 	lease      *lease[T]                 // the right to fill the key, where that is more than to be its flight
@@ -89,6 +90,9 @@ type flight[T any] struct {
 	fetching   bool          // its fetch may have begun
 	void       bool          // what it fetches must not be stored
 	overtaken  bool          // its key was written since it began, or just then; it is void, too
+	deadline   int64         // on the clock, when its time is over
+	waiting    bool          // it may wait for another process: its time has not begun
+	stop       func()        // ends that; nil if nothing does
 	giveUp     func()        // releases what the fetch holds outside of this process, without waiting; nil if nothing
 	over       bool          // done is closed, or about to be
 	joinedTTL  time.Duration // of the first caller that joined with a ttl a flight that was begun without
@@ -148,7 +152,7 @@ func (g *flights[T]) startUnlessUnderWay(values lent, inside *flightContext, q *
 		return f, false, err
 	}
 	f = &flight[T]{flights: g, request: *q, background: background, done: make(chan struct{})}
-	f.context = &f.own
+	f.context, f.under = &f.own, &f.own
 	g.open(values, f.context, inside)
 	f.context.key, f.context.background = q.key, background
 	f.context.flights.Store(1)
@@ -200,12 +204,8 @@ func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
 	s.active.Add(1)
 	s.joinable[f.key] = f
 	s.most = max(s.most, len(s.joinable))
-	if f.prev = s.last; f.prev != nil {
-		f.prev.next = f
-	} else {
-		s.first = f
-	}
-	s.last = f
+	f.deadline = f.context.deadline
+	s.linkLocked(f)
 	if g.timeout > 0 && !s.timing {
 		g.setTimerLocked(s, g.timeout)
 	}
@@ -244,7 +244,7 @@ type goexit struct{}
 
 // fail ends f with the error of its fetch, and remembers that for ErrorCooldown.
 func (g *flights[T]) fail(f *flight[T], err error) {
-	err = f.context.explain(err)
+	err = f.under.explain(err)
 	g.noteFailure(f, err)
 	if f.finish(Result[T]{}, err, g.failed) {
 		g.lost(f, err)
@@ -275,7 +275,13 @@ func (f *flight[T]) finish(result Result[T], err error, counted func(*flight[T])
 		counted(f)
 	}
 	f.context.done()
+	if f.under != f.context {
+		f.under.done()
+	}
 	close(f.done)
+	if f.stop != nil {
+		f.stop()
+	}
 	if f.giveUp != nil {
 		f.giveUp()
 		f.giveUp = nil
@@ -283,15 +289,39 @@ func (f *flight[T]) finish(result Result[T], err error, counted func(*flight[T])
 	return true
 }
 
-// begins reports whether the fetch of f may begin: not if f has ended, by Close for instance. Close takes the
-// same lock, so that no fetch begins after it.
-func (f *flight[T]) begins() bool {
-	f.shard.mu.Lock()
-	defer f.shard.mu.Unlock()
+// begins reports whether the fetch of f may begin, under c: not if f has ended, by Close for instance. Close takes
+// the same lock, so that no fetch begins after it. The time of a flight that has waited begins now.
+func (f *flight[T]) begins(c *flightContext) bool {
+	g, s := f.flights, f.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	f.fetching = true
 	if f.outdatedLocked() {
 		f.void, f.overtaken = true, true
 	}
+	if f.over {
+		return false
+	}
+	if f.under = c; c != f.context {
+		c.flights.Add(1)
+	}
+	if !f.waiting {
+		return true
+	}
+	f.waiting = false
+	if c == &f.own {
+		g.start(c)
+	}
+	s.postponeLocked(f, c.deadline)
+	return true
+}
+
+// mayWait takes note that f may have to wait for another process before its fetch begins. That is no part of
+// FetchTimeout. stop ends the waiting when f ends. It reports false if f has ended already.
+func (f *flight[T]) mayWait(stop func()) bool {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	f.waiting, f.stop = true, stop
 	return !f.over
 }
 
@@ -348,6 +378,23 @@ func (s *flightShard[T]) detachLocked(key string) {
 // and a batch may have had a million keys.
 const roomKept = 1 << 10
 
+// linkLocked makes f the last of those that have not ended.
+func (s *flightShard[T]) linkLocked(f *flight[T]) {
+	if f.prev = s.last; f.prev != nil {
+		f.prev.next = f
+	} else {
+		s.first = f
+	}
+	s.last = f
+}
+
+// postponeLocked gives f another deadline, which is no earlier than that of any other.
+func (s *flightShard[T]) postponeLocked(f *flight[T], deadline int64) {
+	s.unlinkLocked(f)
+	f.deadline = deadline
+	s.linkLocked(f)
+}
+
 func (s *flightShard[T]) unlinkLocked(f *flight[T]) {
 	if f.prev != nil {
 		f.prev.next = f.next
@@ -384,17 +431,26 @@ func (g *flights[T]) expire(s *flightShard[T]) {
 	var due []*flight[T]
 	s.mu.Lock()
 	s.timing = false
-	f := s.first
-	for ; f != nil && f.context.deadline <= now; f = f.next {
-		f.void = true
-		due = append(due, f)
+	for f := s.first; f != nil && f.deadline <= now; {
+		next := f.next
+		if f.waiting {
+			s.postponeLocked(f, g.clock.deadline(now, g.timeout))
+		} else {
+			f.void = true
+			due = append(due, f)
+		}
+		f = next
 	}
-	if f != nil && !s.closed {
-		g.setTimerLocked(s, time.Duration(f.context.deadline-now))
+	next := s.first
+	for next != nil && next.deadline <= now {
+		next = next.next
+	}
+	if next != nil && !s.closed {
+		g.setTimerLocked(s, time.Duration(next.deadline-now))
 	}
 	s.mu.Unlock()
 	for _, f := range due {
-		f.context.expire()
+		f.under.expire()
 		g.fail(f, context.DeadlineExceeded)
 	}
 }

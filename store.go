@@ -27,8 +27,9 @@ type store[T any] interface {
 	lookupMany(ctx context.Context, keys []string) []lookedUp[T]
 
 	// acquire takes the right to fetch and fill key in place of seen, which a look-up returned. If
-	// another process has that right, acquire waits for it, and returns what that has filled, if anything;
-	// without wait, it returns errLeased. It takes no longer than a allows, apart from waiting.
+	// another process has that right, acquire waits for it, for LeaseWait at most, and returns what that has
+	// filled, if anything, or errAbsent or errFailed; without wait, it returns errLeased. It takes no longer than
+	// a allows, apart from waiting.
 	//
 	// A lease may come with an error: that it was taken is not known, then, since the answer did not come in
 	// time. It is as good as any if it was, so it must be given up too. With errReplaced it was taken in vain.
@@ -38,9 +39,9 @@ type store[T any] interface {
 	// it was. The lease is gone afterwards, unless there was an error.
 	fill(ctx context.Context, key string, l lease[T], e entry[T], took time.Duration) (bool, error)
 
-	// abandon gives up a lease without filling. With remove, it also removes the entry that the lease
-	// was to replace.
-	abandon(ctx context.Context, key string, l lease[T], remove bool) error
+	// abandon gives up a lease without filling, and lets those who wait for it know why. With remove, it also
+	// removes the entry that the lease was to replace.
+	abandon(ctx context.Context, key string, l lease[T], why outcome, remove bool) error
 
 	// set keeps e under key, and makes every lease of key void.
 	set(ctx context.Context, key string, e entry[T]) error
@@ -97,6 +98,12 @@ func failAll[T any](n int, err error) []lookedUp[T] {
 // errLeased says that another process has the right to fill a key.
 var errLeased = errors.New("cacheaside: another process fetches it")
 
+// errAbsent and errFailed say how the fetch of another process, which was waited for, has ended.
+var (
+	errAbsent = errors.New("cacheaside: another process has found that the source has none")
+	errFailed = errors.New("cacheaside: the fetch of another process has failed")
+)
+
 // errReplaced says that the entry that a lease was taken on is not there any more.
 var errReplaced = errors.New("cacheaside: what was leased has been replaced")
 
@@ -122,14 +129,14 @@ type noop[T any] struct{ inProcess[T] }
 
 var _ store[struct{}] = noop[struct{}]{}
 
-func (noop[T]) peek(string) *entry[T]                                  { return nil }
-func (noop[T]) set(context.Context, string, entry[T]) error            { return nil }
-func (noop[T]) delete(context.Context, string) error                   { return nil }
-func (noop[T]) deleteMany(context.Context, []string) ([]string, error) { return nil, nil }
-func (noop[T]) abandon(context.Context, string, lease[T], bool) error  { return nil }
-func (noop[T]) clear(context.Context) error                            { return nil }
-func (noop[T]) figures() (int, uint64, uint64)                         { return 0, 0, 0 }
-func (noop[T]) close()                                                 {}
+func (noop[T]) peek(string) *entry[T]                                          { return nil }
+func (noop[T]) set(context.Context, string, entry[T]) error                    { return nil }
+func (noop[T]) delete(context.Context, string) error                           { return nil }
+func (noop[T]) deleteMany(context.Context, []string) ([]string, error)         { return nil, nil }
+func (noop[T]) abandon(context.Context, string, lease[T], outcome, bool) error { return nil }
+func (noop[T]) clear(context.Context) error                                    { return nil }
+func (noop[T]) figures() (int, uint64, uint64)                                 { return 0, 0, 0 }
+func (noop[T]) close()                                                         {}
 
 func (noop[T]) fill(context.Context, string, lease[T], entry[T], time.Duration) (bool, error) {
 	return true, nil

@@ -1,12 +1,10 @@
 package cacheaside
 
 import (
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 	"time"
 )
 
@@ -33,6 +31,7 @@ const (
 	kindValue    = 1
 	kindNegative = 2
 	kindLease    = 3
+	kindOutcome  = 4 // of a lease that ended without a value
 	kindMask     = 0x0F
 )
 
@@ -74,13 +73,13 @@ func (f *form[T]) encode(key string, e *entry[T], took time.Duration) ([]byte, e
 	return b, nil
 }
 
-// errLease is what decode says of a lease: the key is being filled.
+// errLease is what decode says of a lease, and of the mark that one has left: there is no value yet.
 var errLease = fmt.Errorf("%w: a lease", ErrInvalidValue)
 
 // decode reads a stored form, of which nobody else makes use. An error matches ErrInvalidValue; errLease
 // stands for a lease.
 func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
-	if isLease(data) { // before its size counts: a small limit must not make it unreadable
+	if isLease(data) || isMark(data) { // before its size counts: a small limit must not make it unreadable
 		return nil, errLease
 	}
 	bare, n := len(data) == 0 || data[0] != magic, len(data)
@@ -203,41 +202,6 @@ func (f *form[T]) times(data []byte) *entry[T] {
 	}
 	e := newEntry(zero, now-age, end, f.window, early)
 	return &e
-}
-
-// What stands under a key that is being filled is a token: a lease's first two bytes, its holder's LeaseTTL in
-// milliseconds as eight hexadecimal digits, and a text that no two of them share. The LeaseTTL is there for
-// those who wait, whose own may be another: an expiry that is further away was not set by a holder.
-const (
-	tokenTTLAt   = 2
-	tokenTextAt  = tokenTTLAt + 8
-	tokenBytes   = tokenTextAt + 26 // as long as rand.Text makes it
-	tokenDigits  = "0123456789abcdef"
-	tokenLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-)
-
-// newToken returns a token for one attempt to lease a key.
-func newToken(ttl time.Duration) string {
-	ms := min(max(ttl.Milliseconds(), 1), math.MaxUint32)
-	return string([]byte{magic, version | kindLease}) + fmt.Sprintf("%08x", ms) + rand.Text()
-}
-
-// isLease reports whether data is a token. What only begins as one is not: it is read as any other bytes
-// that make no sense, and overwritten, since nobody is going to fill its key.
-func isLease[B []byte | string](data B) bool {
-	if len(data) != tokenBytes || data[0] != magic || data[1] != version|kindLease {
-		return false
-	}
-	for i := tokenTTLAt; i < tokenBytes; i++ {
-		allowed := tokenDigits
-		if i >= tokenTextAt {
-			allowed = tokenLetters
-		}
-		if strings.IndexByte(allowed, data[i]) < 0 {
-			return false
-		}
-	}
-	return true
 }
 
 func hashKey(key string) uint32 {

@@ -147,7 +147,7 @@ func TestLeasesAreNoValues(t *testing.T) {
 	f := formOf(t, Config{MaxValueBytes: 1}, StringCodec())
 	tokens := make(map[string]bool)
 	for range 1000 {
-		token := newToken(time.Second)
+		token := newToken(time.Second, noOutcome)
 		tokens[token] = true
 		require.True(t, isLease(token))
 		require.True(t, isLease([]byte(token)))
@@ -156,11 +156,11 @@ func TestLeasesAreNoValues(t *testing.T) {
 		require.ErrorIs(t, err, ErrInvalidValue)
 	}
 	require.Len(t, tokens, 1000, "no two are the same")
-	token := newToken(time.Second)
-	require.Equal(t, "000003e8", token[tokenTTLAt:tokenTextAt])
+	token := newToken(time.Second, noOutcome)
+	require.Equal(t, "000003e8", token[tokenTTLAt:tokenBeganAt])
 	for _, value := range []string{
 		"", "\xCA", "\xCA\x11", "\xCA\x13", "\xCB\x13", "{}", token[:tokenBytes-1], token + "A",
-		token[:tokenBytes-1] + "1", token[:tokenBytes-1] + "a", "\xCA\x11" + token[2:], "\xCA\x13000003E8" + token[tokenTextAt:],
+		token[:tokenBytes-1] + "1", token[:tokenBytes-1] + "a", "\xCA\x11" + token[2:], "\xCA\x13000003E8" + token[tokenBeganAt:],
 	} {
 		require.False(t, isLease(value), "%x", value)
 	}

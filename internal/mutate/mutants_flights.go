@@ -35,7 +35,7 @@ var flightMutants = []mutant{
 	{
 		name:    "late-fetch-is-stored",
 		promise: "G3",
-		edits:   change("singleflight.go", "\t\tf.void = true\n\t\tdue = append(due, f)", "\t\tdue = append(due, f)"),
+		edits:   change("singleflight.go", "\t\t\tf.void = true\n\t\t\tdue = append(due, f)", "\t\t\tdue = append(due, f)"),
 		run:     "TestConformance/memory/G3_",
 	},
 	{

@@ -19,7 +19,7 @@ var lifeMutants = []mutant{
 	{
 		name:    "waiter-does-not-look-again",
 		promise: "G15",
-		edits:   change("lease.go", "time.NewTimer(a.lease / leaseLooks)", "time.NewTimer(time.Hour)"),
+		edits:   change("lease.go", "time.NewTimer(min(a.lease/leaseLooks, known.until.Sub(now)))", "time.NewTimer(time.Hour)"),
 		run:     "TestAWaiterLooksAgain",
 	},
 	{
@@ -32,7 +32,7 @@ var lifeMutants = []mutant{
 	{
 		name:    "longer-lease-is-taken-over",
 		promise: "G15",
-		edits:   change("stored.go", "ms := min(max(ttl.Milliseconds(), 1), math.MaxUint32)", "ms := 30"),
+		edits:   change("lease_token.go", "min(max(ttl.Milliseconds(), 1), math.MaxUint32)", "30+0*math.MaxUint32"),
 		run:     "TestAHolderWithALongerLeaseIsWaitedFor",
 	},
 	{

@@ -1,5 +1,7 @@
 package main
 
+import "time"
+
 // policyMutants break what is promised of policies, batches and Mutate.
 var policyMutants = []mutant{
 	{
@@ -75,12 +77,6 @@ var policyMutants = []mutant{
 		run:     "TestClonesAreHandedOutEverywhere",
 	},
 	{
-		name:    "what-a-source-leaves-out-matches-no-sentinel",
-		promise: "batch",
-		edits:   change("batch_fetch.go", "err = b.gone", "err = ErrNotFound"),
-		run:     "TestConformance/rueidis-aside/batch_what_another_process_did_not_find",
-	},
-	{
 		name:    "cooldown-outlives-a-write",
 		promise: "ErrorCooldown",
 		edits:   change("fence.go", "\ts.forgetFailureLocked(key)\n\tif f", "\tif f"),
@@ -103,5 +99,42 @@ var policyMutants = []mutant{
 		promise: "G11",
 		edits:   change("batch_fetch.go", "if i >= maxConcurrent && f.allowance.isSpent() {", "if i >= maxConcurrent && false {"),
 		run:     "TestALargeBatchIsStoredInParts/rueidis$",
+	},
+	{
+		name:    "fetch-timeout-runs-while-waiting",
+		promise: "LeaseWait",
+		edits:   change("singleflight.go", "if f.waiting {\n\t\t\ts.postponeLocked", "if false {\n\t\t\ts.postponeLocked"),
+		run:     "TestAnotherProcessIsWaitedForDuringLeaseWait",
+	},
+	{
+		name:    "a-lease-is-waited-for-without-end",
+		promise: "LeaseWait",
+		edits:   change("lease.go", "known.over = !time.Now().Before(known.until)", "known.over = false"),
+		run:     "TestAnotherProcessIsWaitedForDuringLeaseWait",
+		within:  30 * time.Second,
+	},
+	{
+		name:    "a-lease-has-no-outcome",
+		promise: "LeaseWait",
+		edits:   change("lease.go", "case why == noOutcome:", "case true:"),
+		run:     "TestALeaseThatEndsWithoutAValueKeepsNoConvoyWaiting",
+	},
+	{
+		name:    "an-outcome-is-for-all",
+		promise: "LeaseWait",
+		edits:   change("lease.go", "case !s.waited || now == s.first:", "case false:"),
+		run:     "TestAnOutcomeIsForThoseWhoHaveWaited",
+	},
+	{
+		name:    "a-waiting-batch-falls-apart",
+		promise: "batch",
+		edits:   change("batch_fetch.go", "for ; left > 0; left-- {", "for ; left > 0 && len(group) == 0; left-- {"),
+		run:     "TestABatchThatWaitsForAnotherStaysOne",
+	},
+	{
+		name:    "close-does-not-wait-for-what-is-stored",
+		promise: "G15",
+		edits:   change("fetch.go", "if c.chores.begin() { // Close waits", "if false { // Close waits"),
+		run:     "TestCloseLeavesNoLeaseOfWhatIsBeingStored",
 	},
 }

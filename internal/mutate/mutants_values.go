@@ -109,7 +109,7 @@ var valueMutants = []mutant{
 	{
 		name:    "not-found-leaves-the-stale-value",
 		promise: "G12",
-		edits:   change("fetch.go", "\t\tc.drop(f, true)\n", "\t\tc.drop(f, false)\n"),
+		edits:   change("fetch.go", "\t\tc.drop(f, notFound)\n", "\t\tc.drop(f, failed)\n"),
 		run:     "TestConformance/memory/G12_NotFound_removes",
 	},
 	{
@@ -147,7 +147,7 @@ var valueMutants = []mutant{
 	{
 		name:    "no-ttl-is-stored",
 		promise: "G13",
-		edits:   change("fetch.go", "store := ttl > 0 && !f.context.skipStore", "store := !f.context.skipStore"),
+		edits:   change("fetch.go", "store := ttl > 0 && !f.under.skipStore", "store := !f.under.skipStore"),
 		run:     "TestConformance/memory/G13_",
 	},
 	{
@@ -171,13 +171,13 @@ var valueMutants = []mutant{
 	{
 		name:    "lease-is-a-value",
 		promise: "G14",
-		edits:   change("stored.go", "\tif isLease(data) { // before its size counts: a small limit must not make it unreadable\n\t\treturn nil, errLease\n\t}\n", "\tif isLease(data) {\n\t\treturn f.decodeBare(data)\n\t}\n"),
+		edits:   change("stored.go", "\tif isLease(data) || isMark(data) { // before its size counts: a small limit must not make it unreadable\n\t\treturn nil, errLease\n\t}\n", "\tif isLease(data) {\n\t\treturn f.decodeBare(data)\n\t}\n"),
 		run:     "TestLeasesAreNoValues|TestConformance/rueidis/G14_lease",
 	},
 	{
 		name:    "what-begins-as-a-lease-is-one",
 		promise: "G14",
-		edits:   change("stored.go", "if len(data) != tokenBytes || data[0]", "if len(data) >= 2 && data[0] == magic && data[1] == version|kindLease {\n\t\treturn true\n\t}\n\tif len(data) != tokenBytes || data[0]"),
+		edits:   change("lease_token.go", "if len(data) != tokenBytes || data[0]", "if len(data) >= 2 && data[0] == magic && data[1] == version|kindLease {\n\t\treturn true\n\t}\n\tif len(data) != tokenBytes || data[0]"),
 		run:     "TestLeasesAreNoValues|TestConformance/rueidis-aside/G14_what_looks",
 		within:  20 * time.Second, // it is waited for
 	},

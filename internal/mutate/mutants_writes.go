@@ -101,8 +101,8 @@ var writeMutants = []mutant{
 	{
 		name:    "release-does-not-compare",
 		promise: "G8",
-		edits: change("lease.go", "\t_, err := a.script(ctx, &releaseScript, l.aside.key, l.token)\n\treturn err",
-			"\treturn a.remote.delete(ctx, key)"),
+		edits: change("lease.go", "\t\t_, err := a.script(ctx, &releaseScript, l.aside.key, l.token)\n\t\treturn err",
+			"\t\treturn a.remote.delete(ctx, key)"),
 		run: "TestAWriteByAnotherProcessVoidsAFetch|TestVersions/rueidis-aside",
 	},
 	{
