@@ -12,6 +12,7 @@ import (
 // concurrent use.
 type Backend struct {
 	cfg   Config // resolved
+	named bool   // it had a name before that
 	opts  options
 	clock *clock
 	conn  *conn    // nil for a backend in this process
@@ -29,6 +30,7 @@ type Backend struct {
 // being down is no error: the backend starts degraded, and heals by itself. Options that carry the type of
 // a value are given to New.
 func Connect(ctx context.Context, cfg Config, opts ...Option) (*Backend, error) {
+	named := cfg.Name != ""
 	cfg, err := cfg.resolve()
 	if err != nil {
 		return nil, err
@@ -37,7 +39,7 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Backend, error) 
 	if o.err != nil {
 		return nil, o.err
 	}
-	b := &Backend{cfg: cfg, opts: o, clock: newClock(), caches: make(map[string]interface{ Close() error }), watchers: newWatchers("", "", o)}
+	b := &Backend{cfg: cfg, named: named, opts: o, clock: newClock(), caches: make(map[string]interface{ Close() error }), watchers: newWatchers("", "", o)}
 	if err := b.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -116,7 +118,7 @@ func New[T any](b *Backend, name string, opts ...Option) (*Client[T], error) {
 	if err := checkName("Name", cfg.Name); err != nil {
 		return nil, err
 	}
-	c, err := newClient[T](context.Background(), b, cfg, b.opts.with(opts)) // Redis is asked for as long as OpTimeout
+	c, err := newClient[T](context.Background(), b, cfg, b.named || name != "", b.opts.with(opts)) // Redis is asked for as long as OpTimeout
 	if err != nil {
 		return nil, err
 	}
@@ -130,12 +132,17 @@ func New[T any](b *Backend, name string, opts ...Option) (*Client[T], error) {
 
 // Open makes a cache and the backend that cfg.Backend names. The cache owns the backend: closing the one
 // closes both.
+//
+// On Redis, caches of one name share their values. Within a process Open and [New] refuse a second open cache
+// with the prefix and name of another on the same Redis if its values are of another type, unless both were
+// given the name and store their values alike; and they log a warning (to [slog.Default] without [WithLogger]) if
+// the type is the same, but the name that of no configuration. In memory every cache is apart.
 func Open[T any](ctx context.Context, cfg Config, opts ...Option) (*Client[T], error) {
 	b, err := Connect(ctx, cfg, opts...)
 	if err != nil {
 		return nil, err
 	}
-	c, err := newClient[T](ctx, b, b.cfg, b.opts)
+	c, err := newClient[T](ctx, b, b.cfg, b.named, b.opts)
 	if err != nil {
 		_ = b.Close() // it has no caches, and the first error is the one to tell
 		return nil, err
@@ -168,8 +175,9 @@ func openAs[T any](ctx context.Context, backend string, cfg Config, opts []Optio
 	return Open[T](ctx, cfg, opts...)
 }
 
-// newClient makes a cache on b without registering it. ctx bounds what Redis is asked for.
-func newClient[T any](ctx context.Context, b *Backend, cfg Config, o options) (*Client[T], error) {
+// newClient makes a cache on b without registering it; named says that its name is no default. ctx bounds what
+// Redis is asked for.
+func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o options) (*Client[T], error) {
 	if o.err != nil {
 		return nil, o.err
 	}
@@ -198,6 +206,7 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, o options) (*
 		refreshes: make(chan struct{}, maxRefreshes),
 		chores:    newChores(),
 		closed:    make(chan struct{}),
+		unclaim:   func() {},
 		release:   func() {},
 	}
 	c.repeats = newRepeats(c)
@@ -205,7 +214,8 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, o options) (*
 	if err := c.checkJSON(); err != nil {
 		return nil, err
 	}
-	if err := c.openStore(ctx, b, weigh); err != nil {
+	if err := c.openStore(ctx, b, named, weigh); err != nil {
+		c.unclaim()
 		return nil, err
 	}
 	if o.mutated != nil {
@@ -225,7 +235,7 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, o options) (*
 const maxWindow = 1 << 60
 
 // openStore is the one place that tells backends apart.
-func (c *Client[T]) openStore(ctx context.Context, b *Backend, weigh func(string, T) int) error {
+func (c *Client[T]) openStore(ctx context.Context, b *Backend, named bool, weigh func(string, T) int) error {
 	evicted := func() { c.evictions.Add(1) }
 	switch c.cfg.Backend {
 	case BackendNoop:
@@ -240,6 +250,9 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, weigh func(string
 	}
 	c.spread, c.down = true, b.conn.breaker.isDown
 	r := remote[T]{conn: b.conn, form: c.form(c.codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":", closed: c.closed}
+	if err := c.claimName(b.conn, named, r.form.fingerprint); err != nil {
+		return err
+	}
 	if c.cfg.Backend == BackendRueidis {
 		r.reads = newSharedReads()
 		c.store = &r

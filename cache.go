@@ -65,6 +65,7 @@ type Client[T any] struct {
 
 	closing sync.Once
 	closed  chan struct{}
+	unclaim func() // lets others use the name; see name_claim.go
 	release func() // gives the name back to the backend, and closes that if this client owns it
 }
 
@@ -209,6 +210,7 @@ func (c *Client[T]) Close() error {
 		c.flights.close()
 		c.chores.close(chorePatience)
 		c.store.close()
+		c.unclaim()
 		c.release()
 	})
 	return nil

@@ -99,6 +99,7 @@ func redisRig(backend string) rig {
 			cfg, err := ParseConfig(server.URL(backend))
 			require.NoError(t, err)
 			cfg.Prefix = fmt.Sprintf("case%d", cases.Add(1))
+			cfg.Name = "conformance"
 			cfg.OpTimeout = 3 * time.Second // a machine under load must not look like a server that is down
 			body(&env{T: t, config: cfg, server: server})
 		},

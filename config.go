@@ -38,7 +38,8 @@ type Config struct {
 	Prefix string `json:"prefix,omitempty" yaml:"prefix"`
 
 	// Name is this cache's name: the second part of its keys in Redis, and its label in metrics. It
-	// must not contain a colon. Defaults to "default".
+	// must not contain a colon. Caches of one name on one Redis share their values, so give each its own;
+	// see [Open]. Defaults to "default".
 	Name string `json:"name,omitempty" yaml:"name"`
 
 	// MaxEntries bounds what is kept in this process: entries, or the total weight when the cache has a

@@ -30,7 +30,7 @@ func fetchUser(_ context.Context, id string) (user, error) {
 // The backend is data: another line of configuration, and values are kept elsewhere.
 func ExampleOpen() {
 	ctx := context.Background()
-	cfg, err := cacheaside.ParseConfig("memory://?max_entries=10000&negative_ttl=5s")
+	cfg, err := cacheaside.ParseConfig("memory://?name=users&max_entries=10000&negative_ttl=5s")
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -53,7 +53,7 @@ func ExampleOpen() {
 }
 
 func ExampleNewMemory() {
-	greetings, err := cacheaside.NewMemory[string](cacheaside.Config{MaxEntries: 1000})
+	greetings, err := cacheaside.NewMemory[string](cacheaside.Config{Name: "greetings", MaxEntries: 1000})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -82,6 +82,7 @@ func ExampleNewMemory() {
 func ExampleNewRueidis() {
 	ctx := context.Background()
 	users, err := cacheaside.NewRueidis[user](ctx, cacheaside.Config{
+		Name:  "users",
 		Redis: cacheaside.RedisConfig{Addrs: []string{"127.0.0.1:1"}}, // nobody listens there
 	})
 	if err != nil {
@@ -147,7 +148,7 @@ func ExampleParseConfig() {
 
 // Callers who ask for the same key at the same time share one fetch.
 func ExampleClient_GetWithFetch() {
-	users, err := cacheaside.NewMemory[user](cacheaside.Config{})
+	users, err := cacheaside.NewMemory[user](cacheaside.Config{Name: "users"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -170,7 +171,7 @@ func ExampleClient_GetWithFetch() {
 }
 
 func ExampleClient_Lookup() {
-	users, err := cacheaside.NewMemory[user](cacheaside.Config{})
+	users, err := cacheaside.NewMemory[user](cacheaside.Config{Name: "users"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -189,7 +190,7 @@ func ExampleClient_Lookup() {
 
 // A Loader is a cache with its ttl and its source, for code that should know of neither.
 func ExampleClient_Bind() {
-	users, err := cacheaside.NewMemory[user](cacheaside.Config{})
+	users, err := cacheaside.NewMemory[user](cacheaside.Config{Name: "users"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -225,7 +226,7 @@ func ExampleKeyed() {
 }
 
 func ExampleClient_BindMany() {
-	users, err := cacheaside.NewMemory[user](cacheaside.Config{})
+	users, err := cacheaside.NewMemory[user](cacheaside.Config{Name: "users"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -259,7 +260,7 @@ func ExampleClient_BindMany() {
 
 // The source is asked once, for what is not cached. What it leaves out, it has not.
 func ExampleClient_GetManyWithFetch() {
-	users, err := cacheaside.NewMemory[user](cacheaside.Config{})
+	users, err := cacheaside.NewMemory[user](cacheaside.Config{Name: "users"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -307,7 +308,7 @@ func ExampleClient_SetMany() {
 
 // Mutate writes the source and removes what is cached, so that nobody finds the old value afterwards.
 func ExampleClient_Mutate() {
-	users, err := cacheaside.NewMemory[user](cacheaside.Config{})
+	users, err := cacheaside.NewMemory[user](cacheaside.Config{Name: "users"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -331,7 +332,7 @@ func ExampleClient_Mutate() {
 }
 
 func ExampleClient_Stats() {
-	users, err := cacheaside.NewMemory[user](cacheaside.Config{})
+	users, err := cacheaside.NewMemory[user](cacheaside.Config{Name: "users"})
 	if err != nil {
 		fmt.Println(err)
 		return

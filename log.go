@@ -175,7 +175,7 @@ func describeParts(err error, parts *[]string) {
 func describeOne(err error) (text string, leaf bool) {
 	if slices.Contains([]error{
 		ErrMiss, ErrNotFound, ErrInvalidValue, ErrUnavailable, ErrClosed, ErrFetchTimeout, ErrReentrant, ErrGoexit,
-		errConnectionLost, context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
+		errConnectionLost, errSpeaksTLS, errSpeaksPlain, errTooManyRepeats, context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
 	}, err) {
 		return err.Error(), true
 	}
@@ -193,6 +193,9 @@ func describeOne(err error) (text string, leaf bool) {
 	}
 	if code := replyCode(err); code != "" {
 		return "Redis replied " + code, true
+	}
+	if text := clientError(err); text != "" {
+		return text, true
 	}
 	switch name := fmt.Sprintf("%T", err); name {
 	case "*fmt.wrapError", "*fmt.wrapErrors", "*errors.joinError":

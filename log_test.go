@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/cacheaside/cacheaside/internal/redistest"
@@ -200,6 +201,27 @@ func TestTroubleWithTheBackendIsLoggedWithoutTheCommand(t *testing.T) {
 	l.lines(t) // none with a secret
 }
 
+func TestARefusalOfTrackingAtAReconnectIsNamedInTheLog(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t, redistest.User("app", ">secret", "+@all", "~*", "&*"))
+	cfg := asideConfig(t, s, BackendRueidisAside)
+	cfg.OpTimeout = 50 * time.Millisecond
+	l := new(logRecorder)
+	c := openAside[string](t, cfg, WithLogger(l.logger()))
+	s.Must("ACL", "SETUSER", "app", "-client|tracking")
+	s.KillClients()
+	require.Eventually(t, func() bool {
+		_, err := c.GetWithFetch(t.Context(), key, time.Minute, func(context.Context, string) (string, error) { return "v", nil })
+		require.NoError(t, err)
+		return describeError(c.Health(t.Context())) == "cacheaside: backend unavailable: Redis replied NOPERM to CLIENT TRACKING"
+	}, 20*time.Second, time.Millisecond)
+	s.Must("ACL", "SETUSER", "app", "+client|tracking")
+	l.await(t, "cacheaside: Redis answers again")
+	for _, line := range l.lines(t) {
+		require.NotContains(t, fmt.Sprint(line["error"]), "errorString")
+	}
+}
+
 func TestInvalidationsThatFailAreLogged(t *testing.T) {
 	recorder := new(logRecorder)
 	l := newLog(recorder.logger(), "")
@@ -243,6 +265,9 @@ func TestErrorsAreDescribedWithoutQuotingAnybody(t *testing.T) {
 		"cacheaside: fetch timed out: context deadline exceeded":                              fmt.Errorf("%w: %w", ErrFetchTimeout, context.DeadlineExceeded),
 		"cacheaside: invalid value: the stored bytes cannot be decoded (*errors.errorString)": undecodable(secret),
 		"EOF: *errors.errorString":                                                            errors.Join(io.EOF, secret),
+		"cacheaside: backend unavailable: " + errSpeaksTLS.Error():                            unavailable(fmt.Errorf("a secret: %w", errSpeaksTLS)),
+		"the server does not speak RESP3":                                                     rueidis.ErrNoCache,
+		"Redis replied NOPERM to CLIENT TRACKING":                                             fmt.Errorf("NOPERM secret: [CLIENT TRACKING ON]\n%w", rueidis.ErrNoCache),
 	} {
 		require.Equal(t, want, describeError(err))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -85,11 +86,36 @@ func replyCode(err error) string {
 	if !ok {
 		return ""
 	}
-	code, _, _ := strings.Cut(re.Error(), " ")
+	return codeOf(re.Error())
+}
+
+// isOneOf reports whether err itself, and not what it wraps, is one of these.
+func isOneOf(err error, these ...error) bool { return slices.Contains(these, err) }
+
+// codeOf returns what a reply that is an error begins with.
+func codeOf(reply string) string {
+	code, _, _ := strings.Cut(reply, " ")
 	if code == "" || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
 		return "an error"
 	}
 	return code
+}
+
+// clientError describes an error that the client makes, and returns "" for any other. A command that a new
+// connection begins with stands in the error's text, behind what Redis replied.
+func clientError(err error) string {
+	if isOneOf(errors.Unwrap(err), rueidis.ErrNoCache) {
+		reply, command, _ := strings.Cut(err.Error(), ": [CLIENT ")
+		command, _, _ = strings.Cut(command, " ")
+		return "Redis replied " + codeOf(reply) + " to CLIENT " + command
+	}
+	if isOneOf(err, rueidis.ErrNoCache) {
+		return "the server does not speak RESP3"
+	}
+	if isOneOf(err, rueidis.ErrClosing, rueidis.ErrNoAddr, rueidis.ErrNoSlot, rueidis.ErrDoCacheAborted) {
+		return err.Error()
+	}
+	return ""
 }
 
 // acquire has nothing to do: the flights are the lease, and other processes fetch for themselves.

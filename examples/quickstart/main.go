@@ -23,8 +23,8 @@ func fetchUser(ctx context.Context, id string) (User, error) {
 
 func main() {
 	ctx := context.Background()
-	// For Redis, change this line: "rueidis://localhost:6379" or "rueidis-aside://localhost:6379".
-	cfg, err := cacheaside.ParseConfig("memory://?max_entries=10000")
+	// For Redis, change this line: "rueidis://localhost:6379?name=users" or "rueidis-aside://…".
+	cfg, err := cacheaside.ParseConfig("memory://?name=users&max_entries=10000")
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -67,6 +67,31 @@ var redisMutants = []mutant{
 		run:     "TestEachConnectionChecksTheNameItDials",
 	},
 	{
+		name:    "a-second-type-takes-the-name",
+		promise: "G20",
+		edits:   change("name_claim.go", "\t\tif mine.disturbs(other) {", "\t\tif false && mine.disturbs(other) {"),
+		run:     "TestTwoTypesDoNotMeetUnderTheDefaultName|TestANameGivenTwiceIsForOneFormOfValues",
+	},
+	{
+		name:    "a-closed-cache-keeps-its-name",
+		promise: "G20",
+		edits:   change("cache.go", "\t\tc.unclaim()\n", ""),
+		run:     "TestTwoTypesDoNotMeetUnderTheDefaultName|TestCachesOfTwoBackendsDoNotMeetEither",
+	},
+	{
+		name:    "a-cache-that-was-not-opened-keeps-its-name",
+		promise: "G20",
+		edits:   change("backend.go", "\t\tc.unclaim()\n", ""),
+		run:     "TestAFailedOpenLeavesTheNameToOthers",
+	},
+	{
+		name:    "the-log-does-not-name-a-refusal-of-tracking",
+		promise: "G20",
+		edits:   change("rueidis.go", "\tif isOneOf(errors.Unwrap(err), rueidis.ErrNoCache) {", "\tif false {"),
+		run:     "TestARefusalOfTrackingAtAReconnectIsNamedInTheLog|TestErrorsAreDescribedWithoutQuotingAnybody",
+		within:  30 * time.Second,
+	},
+	{
 		name:    "a-dialer-of-the-users-is-not-told-the-name",
 		promise: "G20",
 		edits:   change("wires.go", "\tconfig.ServerName = host\n", "\t_ = host\n"),
