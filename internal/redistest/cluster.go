@@ -120,8 +120,7 @@ func (c *Cluster) check(node *Server) error {
 func (c *Cluster) join() {
 	c.t.Helper()
 	for i, node := range c.nodes {
-		first, last := c.share(i)
-		node.Must("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(first), strconv.Itoa(last))
+		c.assign(node, i)
 		// Epochs that differ from the start spare the nodes to settle who is right.
 		node.Must("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
 	}
@@ -130,6 +129,16 @@ func (c *Cluster) join() {
 			node.Must("CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(other.port), strconv.Itoa(other.busPort))
 		}
 	}
+}
+
+// assign gives a node its slots, one by one, as versions before 7.0 need it.
+func (c *Cluster) assign(node *Server, i int) {
+	c.t.Helper()
+	command := []string{"CLUSTER", "ADDSLOTS"}
+	for first, last := c.share(i); first <= last; first++ {
+		command = append(command, strconv.Itoa(first))
+	}
+	node.Must(command...)
 }
 
 // share returns the first and the last slot of a node.

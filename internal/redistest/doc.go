@@ -9,7 +9,7 @@
 // Its methods end the test when something does not work, with the last lines of the server's own log;
 // so call them from the test's goroutine unless a comment says otherwise.
 //
-// It needs redis-server 7.0 or newer: [Require] says what happens without one.
+// It needs redis-server 6.0 or newer, which REDIS_SERVER may name: [Require] says what happens without one.
 package redistest
 
 import (

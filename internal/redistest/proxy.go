@@ -14,11 +14,11 @@ import (
 // be called from any goroutine. It ends with the test.
 type Proxy struct {
 	listener net.Listener
-	network  string
-	target   string
 	workers  sync.WaitGroup // every goroutine of the proxy; close waits for them
 
 	mu        sync.Mutex
+	network   string
+	target    string
 	links     map[*link]struct{}
 	closed    bool
 	refuse    bool
@@ -99,6 +99,19 @@ func (p *Proxy) Rate(requests, replies int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rate, p.busy = [2]int{requests, replies}, [2]time.Time{}
+}
+
+// Retarget makes the proxy lead new connections to another server, as a name does that is moved. Open ones stay
+// where they are.
+func (p *Proxy) Retarget(t testing.TB, target string) {
+	t.Helper()
+	network, err := networkOf(target)
+	if err != nil {
+		t.Fatalf("redistest: proxy to %q: %v", target, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.network, p.target = network, target
 }
 
 // BlackHole accepts everything and passes nothing on, in both directions, the end of a connection
@@ -185,7 +198,10 @@ func (p *Proxy) connect(l *link) {
 		p.pump(l, l.client, nil, false)
 		return
 	}
-	server, err := net.DialTimeout(p.network, p.target, commandTimeout)
+	p.mu.Lock()
+	network, target := p.network, p.target
+	p.mu.Unlock()
+	server, err := net.DialTimeout(network, target, commandTimeout)
 	if err != nil || !p.attach(l, server) {
 		p.drop(l)
 		return

@@ -7,7 +7,7 @@ import (
 )
 
 // install says how to get what is missing.
-const install = "redis-server not found; install redis-server 7.0 or newer, " +
+const install = "redis-server not found; install redis-server 6.0 or newer, or say by REDIS_SERVER where it is, " +
 	"with `apt-get install redis-server` (Debian, Ubuntu), `apk add redis` (Alpine), " +
 	"`dnf install redis` (Fedora) or `brew install redis` (macOS)"
 
@@ -33,8 +33,16 @@ func Require(t testing.TB) {
 	t.Skip("SKIPPED, NOT TESTED: " + install)
 }
 
+// binaryVariable names the environment variable that says which redis-server to start, a path or a name: that
+// of another version, or valkey-server.
+const binaryVariable = "REDIS_SERVER"
+
 // Path returns where redis-server is, and whether there is one.
 func Path() (string, bool) {
+	if name := os.Getenv(binaryVariable); name != "" {
+		path, err := exec.LookPath(name)
+		return path, err == nil
+	}
 	if path, err := exec.LookPath("redis-server"); err == nil {
 		return path, true
 	}

@@ -31,6 +31,7 @@ type Server struct {
 	t       testing.TB
 	options options
 	binary  string
+	version version
 	dir     string
 	socket  string
 	secret  string // the admin user's password
@@ -60,7 +61,11 @@ func start(t testing.TB, o options) *Server {
 		t.Fatal(err)
 	}
 	binary, _ := Path()
-	s := &Server{t: t, options: o, binary: binary, dir: t.TempDir(), socket: socketPath(t), secret: rand.Text(), keys: o.keys}
+	version, err := versionOf(binary)
+	if err != nil {
+		t.Fatal("redistest: ", err)
+	}
+	s := &Server{t: t, options: o, binary: binary, version: version, dir: t.TempDir(), socket: socketPath(t), secret: rand.Text(), keys: o.keys}
 	if o.tls && s.keys == nil {
 		s.keys = newAuthority(t, s.dir)
 	}
@@ -143,6 +148,9 @@ func (s *Server) reserve() {
 		}
 		*port, s.release = number, append(s.release, release)
 	}
+	if s.options.cluster {
+		s.busPort = s.version.busPort(s.port, s.busPort)
+	}
 }
 
 func (s *Server) releasePorts() {
@@ -195,11 +203,11 @@ func (s *Server) arguments() []string {
 	}
 	args = append(args,
 		"--bind", "127.0.0.1", "--unixsocket", s.socket, "--dir", s.dir,
-		"--daemonize", "no", "--save", "", "--appendonly", "no", "--shutdown-timeout", "0",
-		"--enable-debug-command", "yes",
-		"--user", adminName, "on", ">"+s.secret, "~*", "&*", "+@all")
+		"--daemonize", "no", "--save", "", "--appendonly", "no")
+	args = append(args, s.version.arguments()...)
+	args = append(append(args, "--user", adminName, "on", ">"+s.secret), s.version.rules([]string{"~*", "&*", "+@all"})...)
 	for _, u := range s.options.users {
-		args = append(append(args, "--user", u.name, "on"), u.rules...)
+		args = append(append(args, "--user", u.name, "on"), s.version.rules(u.rules)...)
 	}
 	if s.options.password != "" {
 		args = append(args, "--requirepass", s.options.password)
@@ -218,7 +226,7 @@ func (s *Server) listenArguments() []string {
 		args = append(args, "--port", port)
 	}
 	if s.options.cluster {
-		args = append(args, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(s.busPort))
+		args = append(append(args, "--cluster-enabled", "yes"), s.version.clusterArguments(s.busPort)...)
 	}
 	return args
 }

@@ -151,7 +151,7 @@ func TestMissingServerSkipsUnlessOneIsRequired(t *testing.T) {
 
 	r := &recorder{TB: t}
 	r.run(func() { Require(r) })
-	require.Contains(t, r.skip, "SKIPPED, NOT TESTED: redis-server not found; install redis-server 7.0")
+	require.Contains(t, r.skip, "SKIPPED, NOT TESTED: redis-server not found; install redis-server 6.0")
 	require.Empty(t, r.fatal)
 
 	for _, name := range []string{"CI", "CACHEASIDE_REQUIRE_REDIS"} {

@@ -41,6 +41,17 @@ func (s *Server) Clients() int {
 	return clients
 }
 
+// Accepted returns how many connections the server has accepted since it was started, the kit's own too: each
+// of its calls makes one.
+func (s *Server) Accepted() int {
+	s.t.Helper()
+	n, err := strconv.Atoi(s.info("INFO", "stats")["total_connections_received"])
+	if err != nil {
+		s.fatalf("INFO stats: %v", err)
+	}
+	return n
+}
+
 // info runs a command that answers with lines of name:value.
 func (s *Server) info(args ...string) map[string]string {
 	s.t.Helper()
