@@ -2,6 +2,7 @@ package cacheaside
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ type breaker struct {
 	fresh   bool          // the first probe is under way, and the connection was lost: it is likely back soon
 	round   chan struct{} // closed when the probe under way has an answer; nil if it is up
 	asking  bool          // a suspicion is being looked into
+	refused bool          // the observer knows that the connection is refused
 	stopped bool
 }
 
@@ -33,6 +35,10 @@ type breaker struct {
 const (
 	minProbePause = 20 * time.Millisecond
 	maxProbePause = 500 * time.Millisecond
+
+	// maxRefusedPause is for a server that refuses the connection: each try costs it a handshake, and a line in
+	// its ACL log.
+	maxRefusedPause = 2 * time.Second
 )
 
 func newBreaker(probe func(ctx context.Context, brisk bool) error, events func(Event)) *breaker {
@@ -58,7 +64,7 @@ func (b *breaker) open(err error) bool {
 		return false
 	}
 	b.err, b.round = err, make(chan struct{})
-	b.fresh = isLost(err)
+	b.fresh, b.refused = isLost(err), isRefused(err)
 	b.down.Store(true)
 	b.probing.Add(1)
 	return true
@@ -87,8 +93,8 @@ func (b *breaker) suspect() {
 // heal probes until the backend answers.
 func (b *breaker) heal() {
 	defer b.probing.Done()
-	brisk := true
-	for pause := minProbePause; ; pause = min(2*pause, maxProbePause) {
+	brisk, most := true, maxProbePause
+	for pause := minProbePause; ; pause = min(2*pause, most) {
 		err := b.probe(b.ctx, brisk)
 		if err == nil {
 			b.events(Event{Kind: EventBackendUp}) // before the next failure can be reported
@@ -97,11 +103,31 @@ func (b *breaker) heal() {
 			return
 		}
 		brisk = false
+		wait := pause
+		if isRefused(err) {
+			b.tellRefused(err)
+			wait, most = jitter(pause), maxRefusedPause
+		}
 		select {
-		case <-time.After(pause):
+		case <-time.After(wait):
 		case <-b.ctx.Done():
 			return
 		}
+	}
+}
+
+// jitter returns between half of a pause and all of it: what one server refuses, it refuses to a fleet.
+func jitter(pause time.Duration) time.Duration { return pause/2 + rand.N(pause/2) }
+
+// tellRefused tells the observer that the connection is refused, once until the backend answers again: that
+// it was lost has been told before, but not what keeps it from coming back.
+func (b *breaker) tellRefused(err error) {
+	b.mu.Lock()
+	known := b.refused
+	b.refused = true
+	b.mu.Unlock()
+	if !known {
+		b.events(Event{Kind: EventBackendDown, Err: err})
 	}
 }
 

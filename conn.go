@@ -27,6 +27,7 @@ type conn struct {
 	closing  atomic.Bool
 	teaching atomic.Bool  // a script is being sent; see scripts.go
 	taught   atomic.Int64 // when that was begun last, in unix nanoseconds
+	redialed atomic.Int64 // when the connections were given up last, in unix nanoseconds; see redial
 
 	checkOnce sync.Once
 	checkName string        // what the keys of unusedKey have in common; random, so that they are no cache's
@@ -61,8 +62,18 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 	n.breaker.brief = cfg.OpTimeout / 8
 	n.wires.underWay = n.load.underWay.Load
 	n.option.DialCtxFn = n.wires.watch(dialer(&option), n.lost)
+	if option.AuthCredentialsFn != nil {
+		n.option.AuthCredentialsFn = n.wires.credentials(option.AuthCredentialsFn)
+	}
+	if moves := &n.option.ClusterOption.MaxMovedRedirections; *moves <= 0 || *moves > maxRedirections {
+		*moves = maxRedirections
+	}
 	return n, nil
 }
+
+// maxRedirections is how often a command follows MOVED and ASK. Nodes that disagree for good would send it to
+// and fro without end.
+const maxRedirections = 3
 
 var errConnectionLost = errors.New("connection lost")
 
@@ -73,9 +84,13 @@ func (n *conn) lost() {
 	}
 }
 
+// contactPatience is far more than the client itself takes to find out that a server does not answer.
+const contactPatience = 10 * time.Second
+
 // connect makes the client. It returns an error only for what waiting does not heal: Redis refused us, or
 // lacks what the backend needs. If Redis is down, or does not answer before ctx ends, the connection is
-// degraded, and heals in the background.
+// degraded, and heals in the background; also if a function of the user's takes longer than contactPatience to
+// dial, or to find out the credentials.
 func (n *conn) connect(ctx context.Context) error {
 	made := make(chan error, 1)
 	go func() { made <- n.firstContact() }() // close waits for it
@@ -88,6 +103,9 @@ func (n *conn) connect(ctx context.Context) error {
 		if err != nil {
 			n.breaker.trip(err)
 		}
+		return nil
+	case <-time.After(contactPatience):
+		n.breaker.trip(context.DeadlineExceeded)
 		return nil
 	case <-ctx.Done():
 		if errors.Is(ctx.Err(), context.Canceled) {
@@ -135,13 +153,32 @@ func (n *conn) probe(ctx context.Context, brisk bool) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err := ping(ctx, *c)
-	if isLost(err) { // it may have gone by the connection that was lost; now there is another one, if there can be
+	if isLost(err) && !isRefused(err) { // it may have gone by the connection that was lost; now there is another one, if there can be
 		err = ping(ctx, *c)
 	}
-	if re, ok := rueidis.IsRedisErr(err); ok && !notServing(re) {
-		return nil // any other reply is an answer, even "no permission"
+	re, ok := rueidis.IsRedisErr(err)
+	if ok && wantsMaster(re) {
+		n.redial()
+	}
+	if ok && !notServing(re) && !refusesConnection(re) && n.wires.isConnected() {
+		return nil // any other reply is an answer, even "no permission"; but in a handshake it ends the connection
 	}
 	return err
+}
+
+// redialEvery is the shortest time from one redial to the next.
+const redialEvery = time.Second
+
+// redial gives up the connections to a server that has become a replica, so that the next operation dials anew:
+// the name that was dialed may be another server's now. In a cluster the client itself finds the master.
+func (n *conn) redial() {
+	if !n.option.ForceSingleClient && n.option.Sentinel.MasterSet == "" {
+		return
+	}
+	now := time.Now().UnixNano()
+	if last := n.redialed.Load(); now-last >= int64(redialEvery) && n.redialed.CompareAndSwap(last, now) {
+		n.wires.drop()
+	}
 }
 
 func ping(ctx context.Context, c rueidis.Client) error {

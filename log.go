@@ -28,6 +28,7 @@ type logLine int
 
 const (
 	logDown logLine = iota
+	logRefused
 	logPanic
 	logTimeout
 	logRefresh
@@ -73,6 +74,12 @@ func (l *log) Observe(e Event) {
 	case EventInvalidationLost:
 		l.line(logInvalidationLost, slog.LevelError, "cacheaside: what Mutate changed could not be removed from the backend; the old value may be returned until it expires", e)
 	case EventBackendDown:
+		if isRefused(e.Err) {
+			if l.line(logRefused, slog.LevelError, "cacheaside: Redis refuses this client; fetching without it until it does not", e) {
+				l.lines[logDown].setDown(true)
+			}
+			return
+		}
 		down := l.line(logDown, slog.LevelWarn, "cacheaside: Redis does not answer; fetching without it until it does", e)
 		l.lines[logDown].setDown(down)
 	case EventBackendUp:
@@ -188,6 +195,8 @@ func describeOne(err error) (text string, leaf bool) {
 		return e.Error(), true
 	case *shortened:
 		return "", false
+	case *credentialsError:
+		return "AuthCredentialsFn", false
 	case syscall.Errno:
 		return e.Error(), true
 	}

@@ -77,8 +77,11 @@ func (n *conn) end(o *op, err error) error {
 	}
 	if re, ok := rueidis.IsRedisErr(err); ok {
 		n.count(o, true)
-		if notServing(re) {
+		if notServing(re) || refusesConnection(re) {
 			n.breaker.trip(err)
+		}
+		if wantsMaster(re) {
+			n.redial()
 		}
 		return unavailable(withoutArguments(re))
 	}

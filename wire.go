@@ -29,6 +29,8 @@ type wire struct {
 	gone   func()
 	closed atomic.Bool
 
+	dropped atomic.Bool // it was given up on purpose
+
 	awake   atomic.Bool  // the reader is, and writes what waits before it goes to sleep
 	waiting atomic.Int32 // how many writes are in batch, or of it under way
 	mu      sync.Mutex   // guards the following; the reader must not wait for it

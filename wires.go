@@ -3,7 +3,9 @@ package cacheaside
 import (
 	"context"
 	"crypto/tls"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +16,9 @@ import (
 
 // dialFunc dials a node, as rueidis asks for it.
 type dialFunc func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error)
+
+// credentialsFunc finds out the credentials for a connection, as rueidis asks for them.
+type credentialsFunc = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error)
 
 // wires are the network connections that a client has open. They are watched, so that operations are not
 // begun on one that is gone, to wait behind another's dial, which no context bounds; and they can be
@@ -35,8 +40,13 @@ func dialer(o *rueidis.ClientOption) dialFunc {
 	dial := dialFunc(o.DialCtxFn)
 	switch {
 	case dial != nil:
+		dial = leavingBehind(dial)
 	case o.DialFn != nil: // deprecated, and still what a program may have
-		dial = leavingBehind(o.DialFn)
+		dial = leavingBehind(func(_ context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
+			return o.DialFn(address, dialer, config)
+		})
+	case o.TLSConfig != nil: // it may call functions of the user's
+		dial = leavingBehind(dialAddress)
 	default:
 		dial = dialAddress
 	}
@@ -52,9 +62,9 @@ func dialer(o *rueidis.ClientOption) dialFunc {
 	}
 }
 
-// leavingBehind makes a dialFunc of a function that takes no context, which is left when that ends. What it
-// dials after that is closed.
-func leavingBehind(dial func(string, *net.Dialer, *tls.Config) (net.Conn, error)) dialFunc {
+// leavingBehind makes a dialFunc of one that may not heed its context: it is left when that ends. What it dials
+// after that is closed.
+func leavingBehind(dial dialFunc) dialFunc {
 	return func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
 		type outcome struct {
 			c   net.Conn
@@ -63,7 +73,7 @@ func leavingBehind(dial func(string, *net.Dialer, *tls.Config) (net.Conn, error)
 		dialed := make(chan outcome)
 		go func() { // ends when dial returns
 			var o outcome
-			o.c, o.err = dial(address, dialer, config)
+			o.c, o.err = dial(ctx, address, dialer, config)
 			select {
 			case dialed <- o:
 			case <-ctx.Done():
@@ -108,7 +118,9 @@ func (ws *wires) watch(dial dialFunc, lost func()) dialFunc {
 		w.gone = func() {
 			settle()
 			ws.remove(w)
-			lost()
+			if !w.dropped.Load() {
+				lost()
+			}
 		}
 		if !ws.add(w) {
 			settle()
@@ -146,6 +158,15 @@ func dialAddress(ctx context.Context, address string, dialer *net.Dialer, config
 // of the user's might forget the timeout.
 func (ws *wires) bound(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
+	stop := context.AfterFunc(ws.untilClosed(), cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+// untilClosed returns a context that ends when the client is closed.
+func (ws *wires) untilClosed() context.Context {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	if ws.ctx == nil {
@@ -154,10 +175,50 @@ func (ws *wires) bound(ctx context.Context, timeout time.Duration) (context.Cont
 			ws.cancel()
 		}
 	}
-	stop := context.AfterFunc(ws.ctx, cancel)
-	return ctx, func() {
-		stop()
-		cancel()
+	return ws.ctx
+}
+
+// credentials returns a function that calls fn, and leaves it when the client is closed: fn takes no context, and
+// may ask a service that does not answer.
+func (ws *wires) credentials(fn credentialsFunc) credentialsFunc {
+	return func(about rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
+		type outcome struct {
+			credentials rueidis.AuthCredentials
+			err         error
+		}
+		got := make(chan outcome, 1)
+		go func() { // ends when fn returns
+			var o outcome
+			o.credentials, o.err = fn(about)
+			got <- o
+		}()
+		select {
+		case o := <-got:
+			if o.err != nil {
+				return o.credentials, &credentialsError{o.err}
+			}
+			return o.credentials, nil
+		case <-ws.untilClosed().Done():
+			return rueidis.AuthCredentials{}, ErrClosed
+		}
+	}
+}
+
+// isConnected reports whether there is a connection.
+func (ws *wires) isConnected() bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return len(ws.open) > 0
+}
+
+// drop closes the connections that there are. That is no loss to be told of.
+func (ws *wires) drop() {
+	ws.mu.Lock()
+	open := slices.Collect(maps.Keys(ws.open))
+	ws.mu.Unlock()
+	for _, w := range open {
+		w.dropped.Store(true)
+		_ = w.Conn.Close() // whoever uses it gets the error
 	}
 }
 
