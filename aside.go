@@ -318,6 +318,16 @@ func (a *aside[T]) clear(ctx context.Context) error {
 	return a.remote.clear(ctx)
 }
 
+// ping asks for what a fill needs besides: it is made by scripts, and of an entry that stays where it is under a
+// lease with a key of its own.
+func (a *aside[T]) ping(ctx context.Context) error {
+	err := a.conn.works(ctx, a.name, needsOfAside)
+	if err == nil && a.keepsStale {
+		err = a.conn.works(ctx, leaseName(a.name), needsOfAside)
+	}
+	return err
+}
+
 func (a *aside[T]) figures() (entries int, evictions, expirations uint64) { return a.near.figures() }
 
 func (a *aside[T]) close() {

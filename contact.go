@@ -106,7 +106,9 @@ func (n *conn) explain(err error) error {
 		return fmt.Errorf("%w: Redis, or a sentinel, wants a password, and none is configured (that of sentinels is given by WithRueidisOption): %w", ErrInvalidConfig, err)
 	case strings.HasPrefix(text, "NOAUTH"):
 		return fmt.Errorf("%w: Redis wants a password, and none is configured: %w", ErrInvalidConfig, err)
-	case strings.Contains(strings.ToLower(text), "unknown command 'sentinel'"):
+	case strings.Contains(text, "cluster support disabled"):
+		return fmt.Errorf("%w: Redis.Cluster is set, or Redis.Addrs has several addresses, but what is there is no cluster: %w", ErrInvalidConfig, err)
+	case containsAny(strings.ToLower(text), "unknown command 'sentinel'", "unknown command `sentinel`"):
 		return fmt.Errorf("%w: Redis.SentinelMaster is set, but what is at Redis.Addrs is no sentinel: %w", ErrInvalidConfig, err)
 	case rueidis.IsRedisNil(err), strings.Contains(text, "No such master"):
 		return fmt.Errorf("%w: Redis.SentinelMaster is %q, which the sentinels do not know", ErrInvalidConfig, n.option.Sentinel.MasterSet)
@@ -143,12 +145,19 @@ var needsOfAside = append(needs[:len(needs):len(needs)], []need{
 
 // checkScript calls what the scripts of rueidis-aside call, on a key that is not there, and says what of it
 // is refused.
+//
+// The words of a refusal change from version to version, so what is no refusal is told apart: that the server
+// is a replica, or cannot write at present. PEXPIRE, the only write, may get that.
 const checkScript = `
 for _, c in ipairs({{'TYPE'}, {'STRLEN'}, {'GETRANGE', 0, 31}, {'PTTL'}, {'PEXPIRE', 1}}) do
   local r = redis.pcall(c[1], KEYS[1], unpack(c, 2))
-  if type(r) == 'table' and r.err and string.find(r.err, 'executing the script') then
-    return redis.error_reply('NOPERM a script may not call ' .. c[1])
+  local err = type(r) == 'table' and r.err
+  if err then
+    for _, code in ipairs({'READONLY', 'MISCONF', 'NOREPLICAS', 'OOM', 'MASTERDOWN', 'LOADING', 'CLUSTERDOWN', 'TRYAGAIN'}) do
+      if string.find(err, code, 1, true) then err = nil; break end
+    end
   end
+  if err then return redis.error_reply('NOPERM a script may not call ' .. c[1]) end
 end
 return 0`
 
@@ -171,26 +180,52 @@ func (n *conn) permitted(ctx context.Context, prefix string, needs []need) error
 	if err != nil {
 		return nil
 	}
+	if n.option.ForceSingleClient {
+		needs = append(needs[:len(needs):len(needs)], needOfNoCluster)
+	}
 	key := n.unusedKey(prefix)
 	commands := make(rueidis.Commands, len(needs))
 	for i, need := range needs {
 		commands[i] = need.build(o.B(), key)
 	}
 	for i, reply := range o.DoMulti(o.ctx, commands...) {
-		if err = reply.Error(); isRefusal(err) {
-			err = fmt.Errorf("%w: the user of Redis may not call %s on keys %s*: %w", ErrInvalidConfig, needs[i].what, prefix, err)
+		err = reply.Error()
+		if refusal := n.misfit(err, needs[i].what, prefix); refusal != nil {
 			_ = n.end(&o, nil) // nil
-			return err
+			return refusal
 		}
 	}
 	_ = n.end(&o, err) // that the connection was lost shows with the next operation too
 	return nil
 }
 
+// needOfNoCluster finds out that a server is the node of a cluster: such a node refuses keys of several slots
+// first of all, whichever slots are its own.
+var needOfNoCluster = need{"MGET", func(b rueidis.Builder, key string) rueidis.Completed {
+	return b.Mget().Key(key, key+"-of-another-slot").Build()
+}}
+
+// misfit says what a reply means that is the same for as long as the configuration is, of us or of Redis.
+func (n *conn) misfit(err error, command, prefix string) error {
+	re, ok := rueidis.IsRedisErr(err)
+	switch {
+	case !ok:
+		return nil
+	case isRefusal(re):
+		return fmt.Errorf("%w: the user of Redis may not call %s on keys %s*: %w", ErrInvalidConfig, command, prefix, withoutArguments(re))
+	case isUnknownCommand(re):
+		return fmt.Errorf("%w: what is at Redis.Addrs does not know %s: it is a server or a proxy that lacks what the backend %s needs, "+
+			"or a sentinel, which needs Redis.SentinelMaster (sentinel_master=...): %w", ErrInvalidConfig, command, n.cfg.Backend, withoutArguments(re))
+	case isClusterReply(re) && n.option.ForceSingleClient:
+		return fmt.Errorf("%w: what is at Redis.Addrs is a node of a cluster, which needs Redis.Cluster (cluster=true): %w", ErrInvalidConfig, re)
+	}
+	return nil
+}
+
 // isRefusal reports whether a reply says that the user may not do this.
 func isRefusal(err error) bool {
 	re, ok := rueidis.IsRedisErr(err)
-	return ok && strings.HasPrefix(re.Error(), "NOPERM")
+	return ok && containsAny(re.Error(), "NOPERM", "ACL failure in script", "The user executing the script can't")
 }
 
 // ping is Health of a backend: whether Redis answers. It waits if the connection is being probed just now.
@@ -204,14 +239,20 @@ func (n *conn) ping(ctx context.Context) error {
 	})
 }
 
-// works is Health of a cache: whether Redis serves keys that begin with prefix, and would take a value. It
-// writes none: SET with XX on a key that is not there has all it takes to be refused for want of memory, of
+// works is Health of a cache: whether Redis does what a look-up and a fill of keys that begin with prefix need. It
+// writes nothing: SET with XX on a key that is not there has all it takes to be refused for want of memory, of
 // a disk, of a master or of a permission.
-func (n *conn) works(ctx context.Context, prefix string) error {
+func (n *conn) works(ctx context.Context, prefix string, needs []need) error {
 	key := n.unusedKey(prefix)
 	return n.attempt(ctx, true, func(o *op) error {
-		for _, need := range needs[:2] {
-			if err := o.Do(o.ctx, need.build(o.B(), key)).Error(); err != nil && !rueidis.IsRedisNil(err) {
+		commands := make(rueidis.Commands, len(needs))
+		for i, need := range needs {
+			commands[i] = need.build(o.B(), key)
+		}
+		for _, reply := range o.DoMulti(o.ctx, commands...) {
+			err := reply.Error()
+			re, isReply := rueidis.IsRedisErr(err)
+			if err != nil && !rueidis.IsRedisNil(err) && (!isReply || !re.IsNoScript()) {
 				return err
 			}
 		}

@@ -282,7 +282,7 @@ func globEscape(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`).Replace(s)
 }
 
-func (r *remote[T]) ping(ctx context.Context) error { return r.conn.works(ctx, r.name) }
+func (r *remote[T]) ping(ctx context.Context) error { return r.conn.works(ctx, r.name, needs[:2]) }
 
 func (r *remote[T]) figures() (entries int, evictions, expirations uint64) { return 0, 0, 0 }
 
