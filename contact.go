@@ -181,7 +181,7 @@ func (n *conn) permitted(ctx context.Context, prefix string, needs []need) error
 		return nil
 	}
 	if n.option.ForceSingleClient {
-		needs = append(needs[:len(needs):len(needs)], needOfNoCluster)
+		needs = append(needs[:len(needs):len(needs)], needOfNoCluster(n.unusedKey(prefix)))
 	}
 	key := n.unusedKey(prefix)
 	commands := make(rueidis.Commands, len(needs))
@@ -200,10 +200,10 @@ func (n *conn) permitted(ctx context.Context, prefix string, needs []need) error
 }
 
 // needOfNoCluster finds out that a server is the node of a cluster: such a node refuses keys of several slots
-// first of all, whichever slots are its own.
-var needOfNoCluster = need{"MGET", func(b rueidis.Builder, key string) rueidis.Completed {
-	return b.Mget().Key(key, key+"-of-another-slot").Build()
-}}
+// first of all, whichever slots are its own. The other key is of another slot, as good as always.
+func needOfNoCluster(other string) need {
+	return need{"MGET", func(b rueidis.Builder, key string) rueidis.Completed { return b.Mget().Key(key, other).Build() }}
+}
 
 // misfit says what a reply means that is the same for as long as the configuration is, of us or of Redis.
 func (n *conn) misfit(err error, command, prefix string) error {
