@@ -8,9 +8,10 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// sharedReads let look-ups of one key on rueidis share reads. One read of a key is on the wire at a time, and those
+// sharedReads let look-ups of one key on rueidis share reads. Two reads of a key are on the wire at a time, and those
 // who ask meanwhile share the next one: many callers of a large value would otherwise have it sent as many times, and
-// wait for each other's copies until their time is over.
+// wait for each other's copies until their time is over. It is two, since that a few callers meet on a key is common
+// where many look up small values, and sharing costs more then than it saves.
 //
 // No look-up joins a read that was sent before it began. So what it gets is no older than the last write that had
 // returned by then, of whatever process.
@@ -18,9 +19,18 @@ type sharedReads struct{ shards [nearShards]readShard }
 
 type readShard struct {
 	mu     sync.Mutex
-	onWire map[string]*sharedRead // the next read of each key that is being read; nil if nobody waits for it
+	onWire map[string]wireReads // by key that is being read
 	_      [cacheLine - 16]byte
 }
+
+// wireReads are the reads of one key.
+type wireReads struct {
+	sent int         // those that are on the wire
+	next *sharedRead // nil if nobody waits for it
+}
+
+// maxSent is how many reads of a key may be on the wire at a time.
+const maxSent = 2
 
 // sharedRead is a read that is sent when the one before it has ended, and its outcome.
 type sharedRead struct {
@@ -33,44 +43,50 @@ type sharedRead struct {
 func newSharedReads() *sharedReads {
 	s := new(sharedReads)
 	for i := range s.shards {
-		s.shards[i].onWire = make(map[string]*sharedRead)
+		s.shards[i].onWire = make(map[string]wireReads)
 	}
 	return s
 }
 
 func (s *sharedReads) shard(key string) *readShard { return &s.shards[hashKey(key)%nearShards] }
 
-// join returns the next read of key, which the caller has joined, or nil if none is on the wire: then the caller
-// makes one. It calls next when that has ended.
+// join returns the next read of key, which the caller has joined, or nil if few are on the wire: then the caller makes
+// one. It calls next when that has ended.
 func (s *sharedReads) join(key string) *sharedRead {
 	h := s.shard(key)
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	r, reading := h.onWire[key]
-	if !reading {
-		h.onWire[key] = nil
+	r := h.onWire[key]
+	if r.sent < maxSent {
+		r.sent++
+		h.onWire[key] = r
+		h.mu.Unlock()
 		return nil
 	}
-	if r == nil {
-		r = &sharedRead{done: make(chan struct{})}
+	if r.next == nil {
+		r.next = &sharedRead{done: make(chan struct{})}
 		h.onWire[key] = r
 	}
-	r.readers++
-	return r
+	r.next.readers++
+	h.mu.Unlock()
+	return r.next
 }
 
 // next ends a read of key, and returns the one that is to be sent then, or nil if nobody waits for any.
 func (s *sharedReads) next(key string) *sharedRead {
 	h := s.shard(key)
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	r := h.onWire[key]
-	if r == nil {
-		delete(h.onWire, key)
-		return nil
+	next := r.next
+	if next == nil {
+		r.sent--
 	}
-	h.onWire[key] = nil
-	return r
+	if r.next = nil; r.sent == 0 {
+		delete(h.onWire, key)
+	} else {
+		h.onWire[key] = r
+	}
+	h.mu.Unlock()
+	return next
 }
 
 // readBytes are what a read of a key has returned.

@@ -136,7 +136,7 @@ func TestLookUpsOfAKeyShareReads(t *testing.T) {
 					t.Error(v, err)
 				}
 			})
-			require.LessOrEqual(t, getsOf(s)-before, int64(4), "one that is on the wire, and one for all others")
+			require.LessOrEqual(t, getsOf(s)-before, int64(5), "two that are on the wire, and one for all others")
 		})
 	}
 }

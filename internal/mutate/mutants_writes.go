@@ -171,7 +171,7 @@ var writeMutants = []mutant{
 	{
 		name:    "look-ups-on-rueidis-share-nothing",
 		promise: "sharing",
-		edits:   change("rueidis_read.go", "\tif !reading {\n", "\tif !reading || true {\n"),
+		edits:   change("rueidis_read.go", "\tif r.sent < maxSent {\n", "\tif r.sent < maxSent || true {\n"),
 		run:     "TestLookUpsOfAKeyShareReads",
 	},
 	{
