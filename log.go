@@ -182,7 +182,7 @@ func describeParts(err error, parts *[]string) {
 func describeOne(err error) (text string, leaf bool) {
 	if slices.Contains([]error{
 		ErrMiss, ErrNotFound, ErrInvalidValue, ErrUnavailable, ErrClosed, ErrFetchTimeout, ErrReentrant, ErrGoexit,
-		errConnectionLost, errSpeaksTLS, errSpeaksPlain, errTooManyRepeats, context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
+		errConnectionLost, errSpeaksTLS, errSpeaksPlain, context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
 	}, err) {
 		return err.Error(), true
 	}
