@@ -285,6 +285,16 @@ func (a *aside[T]) dropAllNear() {
 	a.near.Clear()
 }
 
+// overwritten drops the near copy of a key that another cache of this process has written, sooner than Redis
+// tells of that.
+func (a *aside[T]) overwritten(key string) {
+	kept := a.near.Peek(key) != nil
+	a.dropNear(key)
+	if kept {
+		a.told()
+	}
+}
+
 // write notes that this process is about to write key, so that what Redis tells of that is not taken for
 // somebody else's change. It may do so before the writer has learned the outcome. forget must follow.
 func (a *aside[T]) write(key string) {

@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -207,6 +208,7 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 		chores:    newChores(),
 		closed:    make(chan struct{}),
 		unclaim:   func() {},
+		leave:     func() {},
 		release:   func() {},
 	}
 	c.repeats = newRepeats(c)
@@ -228,6 +230,11 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 		instant:  c.instant,
 		traced:   len(c.watchers.tracers) > 0,
 	}, c.clock, c.run, c.failed, c.lost)
+	if p := cmp.Or(o.process, thisProcess); p != nil && b.conn != nil {
+		name := cfg.Prefix + ":" + cfg.Name
+		c.namesakes = p.join(name, c)
+		c.leave = func() { p.leave(name, c) }
+	}
 	return c, nil
 }
 
@@ -275,7 +282,7 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, named bool, weigh
 		c.observe(Event{Kind: EventUnstorable, Err: err})
 	}
 	a.isPending = c.repeats.isPending
-	c.store = a
+	c.store, c.near = a, a
 	return nil
 }
 

@@ -45,6 +45,7 @@ type Client[T any] struct {
 	local   Source // what a hit in peek is: SourceHit, or SourceNearHit
 	clone   func(T) T
 	codec   Codec[T]
+	near    *aside[T]                                     // nil without a near cache
 	weigh   func(key string, e *entry[T]) (uint32, error) // nil, but in memory with a weigher
 	sure    atomic.Int64                                  // what surelyFresh takes off a deadline; see setSure
 	opts    options
@@ -62,10 +63,12 @@ type Client[T any] struct {
 	sampler   atomic.Pointer[keySampler] // nil unless keys are sampled
 	sampling  sync.Mutex                 // held by who samples them
 	repeats   *repeats                   // of invalidations that have failed
+	namesakes *namesakes                 // the caches of this process that hold the same keys, c among them; nil in memory
 
 	closing sync.Once
 	closed  chan struct{}
 	unclaim func() // lets others use the name; see name_claim.go
+	leave   func() // takes this client off its namesakes
 	release func() // gives the name back to the backend, and closes that if this client owns it
 }
 
@@ -122,8 +125,8 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 		return invalidTTL(ttl)
 	}
 	c.checkRoundTrip(key, value)
-	fenced, err := c.flights.fence(ctx, key, false)
-	defer c.flights.unfence(key, fenced)
+	w, err := c.fence(ctx, key, false)
+	defer c.unfence(key, w)
 	if err != nil {
 		return err
 	}
@@ -157,8 +160,8 @@ func (c *Client[T]) Delete(ctx context.Context, key string) error {
 	if err := c.check(ctx, key); err != nil {
 		return err
 	}
-	fenced, err := c.flights.fence(ctx, key, false)
-	defer c.flights.unfence(key, fenced)
+	w, err := c.fence(ctx, key, false)
+	defer c.unfence(key, w)
 	if err != nil {
 		return err
 	}
@@ -182,6 +185,11 @@ func (c *Client[T]) Clear(ctx context.Context) error {
 	}
 	err := c.flights.fenceAll(ctx)
 	defer c.flights.unfenceAll()
+	if err != nil {
+		return err
+	}
+	others, err := c.namesakes.beginClear(ctx, c)
+	defer func() { c.namesakes.endClear(c, others) }()
 	if err != nil {
 		return err
 	}
@@ -211,6 +219,7 @@ func (c *Client[T]) Close() error {
 		c.chores.close(chorePatience)
 		c.store.close()
 		c.unclaim()
+		c.leave()
 		c.release()
 	})
 	return nil

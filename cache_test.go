@@ -20,6 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	thisProcess = nil // tests open a second backend where they want another process
 	// A cluster's client, closed as it may be, has goroutines left that sleep: to close, after five seconds,
 	// the connections that a change of the topology has made superfluous, and to space such changes.
 	goleak.VerifyTestMain(m,

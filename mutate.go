@@ -25,15 +25,16 @@ func (c *Client[T]) Mutate(ctx context.Context, keys []string, write func(contex
 		return nilArgument("write", "a function")
 	}
 	keys = distinct(keys)
-	fenced := 0
+	writes := make([]writeUnderWay, 0, len(keys))
 	defer func() {
-		for _, key := range keys[:fenced] {
-			c.flights.unfence(key, true)
+		for i, w := range writes {
+			c.unfence(keys[i], w)
 		}
 	}()
 	for _, key := range keys {
-		fenced++
-		if _, err := c.flights.fence(ctx, key, true); err != nil {
+		w, err := c.fence(ctx, key, true)
+		writes = append(writes, w)
+		if err != nil {
 			return err
 		}
 	}

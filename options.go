@@ -27,6 +27,7 @@ type options struct {
 	fetchContext func(context.Context) context.Context
 	mutated      func(key string)
 	lossyJSON    bool
+	process      *process // nil: this one
 	roundTrip    func(key string, err error)
 	schema       *int  // the version that WithSchemaVersion names
 	err          error // the first bad option

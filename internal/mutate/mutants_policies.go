@@ -43,7 +43,7 @@ var policyMutants = []mutant{
 	{
 		name:    "mutate-does-not-fence",
 		promise: "Mutate",
-		edits:   change("mutate.go", "c.flights.fence(ctx, key, true)", "c.flights.fence(ctx, key, false)"),
+		edits:   change("mutate.go", "c.fence(ctx, key, true)", "c.fence(ctx, key, false)"),
 		run:     "TestConformance/memory/Mutate_",
 	},
 	{

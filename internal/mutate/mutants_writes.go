@@ -49,9 +49,21 @@ var writeMutants = []mutant{
 	{
 		name:    "delete-fences-nothing",
 		promise: "G6",
-		edits: change("cache.go", "\tfenced, err := c.flights.fence(ctx, key, false)\n\tdefer c.flights.unfence(key, fenced)\n\tif err != nil {\n\t\treturn err\n\t}\n\treturn c.remove(ctx, key)",
+		edits: change("cache.go", "\tw, err := c.fence(ctx, key, false)\n\tdefer c.unfence(key, w)\n\tif err != nil {\n\t\treturn err\n\t}\n\treturn c.remove(ctx, key)",
 			"\treturn c.remove(ctx, key)"),
 		run: "TestConformance/memory/G6_",
+	},
+	{
+		name:    "near-copies-of-another-backend-stay",
+		promise: "G9",
+		edits:   change("namesakes.go", "\t\tc.near.overwritten(key)\n", "\t\t_ = c.near.overwritten\n"),
+		run:     "TestConformance/rueidis-aside/G9_a_process_reads_at_once",
+	},
+	{
+		name:    "fetches-of-another-backend-go-on",
+		promise: "G9",
+		edits:   change("namesakes.go", "\tif err == nil {\n\t\tw.others", "\tif err != nil {\n\t\tw.others"),
+		run:     "TestConformance/rueidis/G9_a_fetch_is_void",
 	},
 	{
 		name:    "clear-fences-nothing",
@@ -62,7 +74,7 @@ var writeMutants = []mutant{
 	{
 		name:    "set-fences-nothing",
 		promise: "G7",
-		edits: change("cache.go", "\tfenced, err := c.flights.fence(ctx, key, false)\n\tdefer c.flights.unfence(key, fenced)\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
+		edits: change("cache.go", "\tw, err := c.fence(ctx, key, false)\n\tdefer c.unfence(key, w)\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
 			"\terr = c.writeError(c.store.set("),
 		run: "TestConformance/rueidis/G7_",
 	},
@@ -71,7 +83,7 @@ var writeMutants = []mutant{
 		promise: "G7",
 		edits: []edit{
 			{
-				"cache.go", "\tfenced, err := c.flights.fence(ctx, key, false)\n\tdefer c.flights.unfence(key, fenced)\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
+				"cache.go", "\tw, err := c.fence(ctx, key, false)\n\tdefer c.unfence(key, w)\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
 				"\terr = c.writeError(c.store.set(",
 			},
 			{"memory.go", "return current == nil || current == l.seen ||", "return true ||"},
