@@ -138,7 +138,7 @@ func TestTypesThatSurviveJSONAreTaken(t *testing.T) {
 	accepts[family](t)
 	accepts[hiddenByText](t)
 	accepts[struct {
-		*family
+		family
 		At *hiddenByText
 	}](t)
 	accepts[withTime](t)
