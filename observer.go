@@ -16,8 +16,8 @@ import (
 // Observe is called on the goroutine on which the event happens, sometimes with a lock held, so it must
 // return soon, be safe for concurrent use, and call no method of the cache but Stats. While one blocks,
 // rueidis-aside may hear of no change, and give out near copies that are outdated: what may take long (a network, a full
-// pipe) belongs behind a channel that is never waited for. It must not panic: some events happen on goroutines
-// of the cache's own, where nobody could recover.
+// pipe) belongs behind a channel that is never waited for. A panic is contained and counted in
+// Stats.ObserverPanics; after ten of them the observer is not called any more.
 type Observer interface {
 	Observe(Event)
 }
@@ -105,6 +105,7 @@ type watchers struct {
 	numbers []int           // the places of hits in all
 	panics  []atomic.Uint32 // of each of all
 	tracers []FetchTracer
+	traced  []int // the places of tracers in all
 }
 
 // newWatchers returns those that o names, the log among them, of a cache with values of this type.
@@ -119,7 +120,7 @@ func newWatchers(cache, values string, o options) watchers {
 			w.hits, w.numbers = append(w.hits, h), append(w.numbers, i)
 		}
 		if t, ok := observer.(FetchTracer); ok {
-			w.tracers = append(w.tracers, t)
+			w.tracers, w.traced = append(w.tracers, t), append(w.traced, i)
 		}
 	}
 	return w

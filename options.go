@@ -115,7 +115,9 @@ func WithNotFound(errs ...error) Option {
 
 // WithClone makes a cache that keeps values in this process hand out clone(value), so that a caller may
 // change what it got. Without it such values are shared by all callers and must be taken as read-only.
-// clone must be safe for concurrent use.
+// clone must be safe for concurrent use. It runs on the goroutine of the caller that gets the clone, and a
+// panic is that caller's. In memory, what a fetch returned is cloned before it is kept: a
+// panic then fails the lookups that wait for the fetch, with a [*PanicError].
 func WithClone[T any](clone func(T) T) Option {
 	return func(o *options) {
 		if o.clone = clone; clone == nil {

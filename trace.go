@@ -6,7 +6,8 @@ import (
 )
 
 // FetchTracer is an [Observer] that follows single fetches from their beginning to their end, as tracing
-// does.
+// does. A panic of it, or of a [FetchTrace] that it has returned, harms no lookup: it is contained as one of
+// Observe is, and the fetch goes on without that trace.
 type FetchTracer interface {
 	Observer
 
@@ -40,10 +41,18 @@ type flightTrace struct {
 	starter context.Context
 
 	mu     sync.Mutex
-	traces []FetchTrace
+	w      *watchers // set when it begins
+	traces []numberedTrace
 	early  []context.Context // of those who joined before the fetch began
 	begun  bool
 	ended  bool
+}
+
+// numberedTrace is a trace with the number of its tracer among the watchers. Its panics count as those of the
+// tracer.
+type numberedTrace struct {
+	FetchTrace
+	number int
 }
 
 // begin starts the traces, and returns the context to fetch under, and t. It does so once: of the calls of
@@ -57,12 +66,20 @@ func (t *flightTrace) begin(ctx context.Context, w *watchers, background bool) (
 	if t.begun {
 		return ctx, nil
 	}
+	t.w = w
 	info := FetchInfo{Cache: w.cache, Background: background, Starter: t.starter}
-	for _, tracer := range w.tracers {
-		var trace FetchTrace
-		if ctx, trace = tracer.TraceFetch(ctx, info); trace != nil {
-			t.traces = append(t.traces, trace)
-		}
+	for i, tracer := range w.tracers {
+		number := w.traced[i]
+		w.contain(number, func() {
+			traced, trace := tracer.TraceFetch(ctx, info)
+			if trace != nil {
+				t.traces = append(t.traces, numberedTrace{trace, number})
+			}
+			if traced == nil {
+				panic("TraceFetch returned a nil context")
+			}
+			ctx = traced
+		})
 	}
 	for _, joined := range t.early {
 		t.joinLocked(joined)
@@ -88,7 +105,7 @@ func (t *flightTrace) join(ctx context.Context) {
 
 func (t *flightTrace) joinLocked(ctx context.Context) {
 	for _, trace := range t.traces {
-		trace.Joined(ctx)
+		t.w.contain(trace.number, func() { trace.Joined(ctx) })
 	}
 }
 
@@ -100,6 +117,6 @@ func (t *flightTrace) end(e Event) {
 	defer t.mu.Unlock()
 	t.ended = true
 	for _, trace := range t.traces {
-		trace.End(e)
+		t.w.contain(trace.number, func() { trace.End(e) })
 	}
 }

@@ -76,7 +76,7 @@ func TestTracerLearnsWhoJoinedBeforeTheFetchBegan(t *testing.T) {
 	r := new(recorder)
 	trace := &flightTrace{starter: calledBy(t, "first")}
 	trace.join(calledBy(t, "second"))
-	w := watchers{tracers: []FetchTracer{r}}
+	w := newWatchers("users", "string", options{observers: []Observer{r}})
 	_, _ = trace.begin(calledBy(t, "first"), &w, false)
 	require.Len(t, r.traces, 1)
 	require.Equal(t, []any{"second"}, r.traces[0].joined)
@@ -113,7 +113,8 @@ func TestTracerIsToldOfTheEndOfAFetchOnceAndOfNobodyAfterIt(t *testing.T) {
 func TestTraceTakesNobodyAfterItsEnd(t *testing.T) {
 	r := new(recorder)
 	trace := &flightTrace{starter: t.Context()}
-	trace.begin(t.Context(), &watchers{tracers: []FetchTracer{r}}, false)
+	w := newWatchers("users", "string", options{observers: []Observer{r}})
+	trace.begin(t.Context(), &w, false)
 	trace.join(calledBy(t, "in time"))
 	trace.end(Event{})
 	trace.join(calledBy(t, "too late"))
