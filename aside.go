@@ -2,6 +2,7 @@ package cacheaside
 
 import (
 	"context"
+	"crypto/rand"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ type aside[T any] struct {
 	ttl   time.Duration // LocalTTL
 	lease time.Duration // LeaseTTL
 	wait  time.Duration // LeaseWait
+	id    string        // begins the text of each token of ours
 
 	weigh     func(key string, value T) int // nil: every entry weighs 1
 	unweighed func(error)                   // called when weigh has failed
@@ -71,7 +73,7 @@ type change struct {
 }
 
 func newAside[T any](r remote[T], hub *nearHub, cfg Config, weigh func(string, T) int, told, evicted func()) (*aside[T], error) {
-	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, lease: cfg.LeaseTTL, wait: cfg.LeaseWait, weigh: weigh, told: told}
+	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, lease: cfg.LeaseTTL, wait: cfg.LeaseWait, id: rand.Text()[:tokenHolder], weigh: weigh, told: told}
 	a.keepsStale = keepsStale(cfg)
 	until := func(n *nearEntry[T]) int64 { return n.until }
 	a.near = newExpiring(cfg.MaxEntries, weigh != nil, cfg.ReapInterval, a.clock, until, evicted)

@@ -39,6 +39,7 @@ var full = Config{
 	FetchTimeout:  -1,
 	OpTimeout:     time.Second,
 	LeaseTTL:      3 * time.Second,
+	LeaseWait:     7 * time.Second,
 	NegativeTTL:   time.Millisecond,
 	StaleFor:      time.Hour,
 	StaleIfError:  24 * time.Hour,

@@ -317,7 +317,9 @@ func TestAKeyedHitAllocatesNothing(t *testing.T) {
 		requireNoKeyedAllocations(t, c, cacheaside.IntKeys[userID](), math.MinInt64)
 		requireNoKeyedAllocations(t, c, cacheaside.IntKeys[uint32](), 7)
 		requireNoKeyedAllocations(t, c, cacheaside.StringKeys[slug](), "slug")
-		requireNoKeyedAllocations(t, c, cacheaside.KeyCodec[page](pageKeys{}), page{3, 4})
+		if !raceDetector { // under it a sync.Pool drops what it is given, now and then
+			requireNoKeyedAllocations(t, c, cacheaside.KeyCodec[page](pageKeys{}), page{3, 4})
+		}
 	})
 }
 

@@ -76,6 +76,7 @@ type sight struct {
 	overdue bool      // a lease was there, and has been waited for in vain: it is to be looked at
 	waited  bool      // for a lease, so that its outcome is the answer
 	first   string    // the token that was waited for first; "" if it was not seen
+	ours    bool      // it was of an earlier flight of this process, whose outcome its own callers have
 	until   time.Time // when LeaseWait is over; zero before it is known
 	over    bool      // it is
 }
@@ -83,9 +84,6 @@ type sight struct {
 // heard takes note of a lease that is waited for. Its age is not to be relied on, since it compares two clocks: a
 // part of LeaseTTL is waited in any case.
 func (s *sight) heard(token string, wait, least time.Duration) {
-	if s.first == "" {
-		s.first = token
-	}
 	left := max(wait-max(tokenAge(token), 0), min(least, wait))
 	if until := time.Now().Add(left); s.until.IsZero() || until.Before(s.until) {
 		s.until = until
@@ -95,7 +93,7 @@ func (s *sight) heard(token string, wait, least time.Duration) {
 // contend tries to lease a key. It returns the lease, or an entry that needs no fetch, or errLeased; or
 // none of them, if the key has changed meanwhile.
 func (a *aside[T]) contend(ctx context.Context, key string, known *sight) (held lease[T], filled *entry[T], err error) {
-	if known.token != "" && !known.overdue && !known.over && (!known.waited || known.token == known.first) {
+	if known.token != "" && !known.overdue && !known.over && (!known.waited || known.ours || known.token == known.first) {
 		a.hear(known, known.token)
 		return held, nil, errLeased
 	}
@@ -135,7 +133,12 @@ func (a *aside[T]) contend(ctx context.Context, key string, known *sight) (held 
 }
 
 // hear notes a token that is waited for.
-func (a *aside[T]) hear(known *sight, token string) { known.heard(token, a.wait, a.lease/leaseLooks) }
+func (a *aside[T]) hear(known *sight, token string) {
+	if known.first == "" || known.ours {
+		known.first, known.ours = token, a.isOurs(token)
+	}
+	known.heard(token, a.wait, a.lease/leaseLooks)
+}
 
 // meet is what becomes of a lease that another process has under redisKey, or has had: stands is its token, or the
 // mark that it has left.
@@ -165,7 +168,7 @@ func (a *aside[T]) meet(ctx context.Context, redisKey, stands string, known *sig
 // says, by its mark or by the token that has replaced that, how the lease before it ended.
 func (s *sight) answer(o outcome, now string) error {
 	switch {
-	case !s.waited || now == s.first:
+	case !s.waited || s.ours || now == s.first:
 		return nil
 	case o == notFound:
 		return errAbsent
@@ -183,7 +186,7 @@ func (a *aside[T]) isStale(e *entry[T]) bool {
 
 // take leases a key by setting it to a token, if there is nothing under it. The token is "" if there is.
 func (a *aside[T]) take(ctx context.Context, redisKey string) (lease[T], error) {
-	token := newToken(a.lease, noOutcome)
+	token := a.token(noOutcome)
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
 		return lease[T]{}, err
@@ -269,7 +272,7 @@ func (a *aside[T]) takeOver(ctx context.Context, redisKey, stands string, known 
 // put leases a key by a script that puts a token there, which is its last argument but one. before is how the lease
 // ended whose mark the token replaces. The token is "" if it was not put there.
 func (a *aside[T]) put(ctx context.Context, s *script, redisKey string, before outcome, args ...string) (lease[T], error) {
-	token := newToken(a.lease, before)
+	token := a.token(before)
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
 		return lease[T]{}, err

@@ -461,7 +461,7 @@ func TestAHolderWithALongerLeaseIsWaitedFor(t *testing.T) {
 	cfg := asideConfig(t, s, BackendRueidisAside)
 	cfg.LeaseTTL = time.Minute
 	holder := openAside[string](t, cfg)
-	cfg.LeaseTTL = minLeaseTTL
+	cfg.LeaseTTL, cfg.LeaseWait = minLeaseTTL, time.Minute
 	waiter := openAside[string](t, cfg)
 	slow, never := serve("slow"), serve("never")
 	release := slow.hold()

@@ -20,6 +20,7 @@ const (
 	tokenTextAt   = tokenBeforeAt + 1
 	tokenBytes    = tokenTextAt + tokenText
 	tokenText     = 16
+	tokenHolder   = 5 // letters of the text, the same in all tokens of a cache
 	tokenDigits   = "0123456789abcdef"
 	tokenLetters  = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 )
@@ -35,6 +36,15 @@ func newToken(ttl time.Duration, before outcome) string {
 	}
 	return string(append(append(b, byte(before)), rand.Text()[:tokenText]...))
 }
+
+// token returns a token of this cache.
+func (a *aside[T]) token(before outcome) string {
+	t := newToken(a.lease, before)
+	return t[:tokenTextAt] + a.id + t[tokenTextAt+tokenHolder:]
+}
+
+// isOurs reports whether a token is one of this cache.
+func (a *aside[T]) isOurs(token string) bool { return strings.HasPrefix(token[tokenTextAt:], a.id) }
 
 // isLease reports whether data is a token. Data that only begins as one is not: it is read as any other bytes
 // that make no sense, and overwritten, since no process is going to fill its key.

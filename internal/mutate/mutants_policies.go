@@ -122,7 +122,7 @@ var policyMutants = []mutant{
 	{
 		name:    "an-outcome-is-for-all",
 		promise: "LeaseWait",
-		edits:   change("lease.go", "case !s.waited || now == s.first:", "case false:"),
+		edits:   change("lease.go", "case !s.waited || s.ours || now == s.first:", "case false:"),
 		run:     "TestAnOutcomeIsForThoseWhoHaveWaited",
 	},
 	{

@@ -1,0 +1,5 @@
+//go:build race
+
+package cacheaside_test
+
+const raceDetector = true
