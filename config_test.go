@@ -405,7 +405,7 @@ const written = `{
 	"redis": {"url": "redis://user:url-secret@host:6379/1", "addrs": ["host1:6379", "[::1]:6380"], "username": "us er",
 		"password": "config-secret&?#%", "db": 3, "tls": true, "sentinel_master": "main", "cluster": true},
 	"prefix": "app +&=ü", "name": "users", "max_entries": -1, "local_ttl": "1m30s", "reap_interval": "-1s",
-	"fetch_timeout": "-1ns", "op_timeout": "1s", "lease_ttl": "3s", "negative_ttl": "1ms", "stale_for": "1h",
+	"fetch_timeout": "-1ns", "op_timeout": "1s", "lease_ttl": "3s", "lease_wait": "7s", "negative_ttl": "1ms", "stale_for": "1h",
 	"stale_if_error": "24h", "refresh_ahead": 0.8, "soft_timeout": "1us", "jitter": 0.1, "error_cooldown": "5s",
 	"max_value_bytes": 1048576
 }`

@@ -48,6 +48,7 @@ func hear(t *testing.T) (*nearHub, *nearConn, *heard) {
 	cache := &heard{kept: make(map[string]string), watch: make(map[string]*watch)}
 	require.NoError(t, h.add("n", cache))
 	c := h.connect(rueidis.CacheStoreOption{}).(*nearConn)
+	c.beats.end() // they come at any time, and the fixture has no lock
 	t.Cleanup(func() { c.Close(nil) })
 	return h, c, cache
 }
