@@ -73,7 +73,7 @@ func endedBefore(ctx context.Context) bool {
 
 func isFetchError(err error) bool {
 	var panicked *cacheaside.PanicError
-	return errors.Is(err, errSource) || errors.Is(err, cacheaside.ErrNotFound) || errors.Is(err, cacheaside.ErrFetchTimeout) ||
+	return errors.Is(err, errSource) || errors.Is(err, cacheaside.ErrFetchFailed) || errors.Is(err, cacheaside.ErrNotFound) || errors.Is(err, cacheaside.ErrFetchTimeout) ||
 		errors.Is(err, cacheaside.ErrGoexit) || errors.As(err, &panicked)
 }
 
