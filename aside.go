@@ -73,7 +73,8 @@ type change struct {
 }
 
 func newAside[T any](r remote[T], hub *nearHub, cfg Config, weigh func(string, T) int, told, evicted func()) (*aside[T], error) {
-	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, lease: cfg.LeaseTTL, wait: cfg.LeaseWait, id: rand.Text()[:tokenHolder], weigh: weigh, told: told}
+	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, weigh: weigh, told: told}
+	a.lease, a.wait, a.id = cfg.LeaseTTL, cfg.LeaseWait, rand.Text()[:tokenHolder]
 	a.keepsStale = keepsStale(cfg)
 	until := func(n *nearEntry[T]) int64 { return n.until }
 	a.near = newExpiring(cfg.MaxEntries, weigh != nil, cfg.ReapInterval, a.clock, until, evicted)

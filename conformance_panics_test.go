@@ -136,7 +136,7 @@ func (f *faultyTracer) TraceFetch(ctx context.Context, _ FetchInfo) (context.Con
 	f.panicAt("TraceFetch")
 	if f.at == "nil" {
 		f.calls.Add(1)
-		return nil, f //nolint:staticcheck // that is the fault
+		return nil, f // that is the fault
 	}
 	return ctx, f
 }

@@ -111,7 +111,7 @@ func (textKeys[K, P]) Append(b []byte, k K) []byte {
 		b = append(b, text...)
 	}
 	if err != nil {
-		panic(unwritableKey{err})
+		panic(unwritableKeyError{err})
 	}
 	return b
 }
@@ -123,11 +123,11 @@ func (textKeys[K, P]) Parse(s string) (k K, err error) {
 	return k, nil
 }
 
-// unwritableKey is what the Append of [TextKeys] panics with, so that the call fails with the marshaler's error
+// unwritableKeyError is what the Append of [TextKeys] panics with, so that the call fails with the marshaler's error
 // and not with a stack.
-type unwritableKey struct{ error }
+type unwritableKeyError struct{ error }
 
-func (u unwritableKey) Unwrap() error { return u.error }
+func (u unwritableKeyError) Unwrap() error { return u.error }
 
 // keyString returns the string of k. A codec is code of the user: a panic is an error, and so is a string that
 // Parse reads as another key, since two keys would share an entry.
@@ -169,7 +169,7 @@ func parseKey[K comparable](keys KeyCodec[K], s string) (k K, err error) {
 
 // badKey is the error of a codec that has panicked with v, or ended its goroutine if v is nil.
 func badKey[K any](v any) error {
-	if u, ok := v.(unwritableKey); ok {
+	if u, ok := v.(unwritableKeyError); ok {
 		return fmt.Errorf("%w: a %v: %w", ErrInvalidKey, reflect.TypeFor[K](), u.error)
 	}
 	return fmt.Errorf("%w: the codec of %v failed: %w", ErrInvalidKey, reflect.TypeFor[K](), abnormal(v))

@@ -46,7 +46,10 @@ func (s *slowly) fetch(ctx context.Context, _ string) (string, error) {
 	s.calls.Add(1)
 	n := s.under.Add(1)
 	defer s.under.Add(-1)
-	for top := s.top.Load(); n > top && !s.top.CompareAndSwap(top, n); top = s.top.Load() {
+	for top := s.top.Load(); n > top; top = s.top.Load() {
+		if s.top.CompareAndSwap(top, n) {
+			break
+		}
 	}
 	select {
 	case <-time.After(s.takes):

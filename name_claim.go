@@ -69,7 +69,7 @@ func (at keyspace) take(mine *nameClaim) (others []*nameClaim, err error) {
 
 // disturbs reports whether two caches cannot have meant to share their values.
 func (c *nameClaim) disturbs(other *nameClaim) bool {
-	return c.values != other.values && !(c.named && other.named && c.fingerprint == other.fingerprint)
+	return c.values != other.values && (!c.named || !other.named || c.fingerprint != other.fingerprint)
 }
 
 func (at keyspace) leave(mine *nameClaim) {

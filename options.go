@@ -79,7 +79,8 @@ func WithCodec[T any](codec Codec[T]) Option {
 //
 // A type that has both MarshalJSON and UnmarshalJSON, or both of the text methods, is trusted. Types of
 // which some values do not come back (an any, a pointer to a pointer) are logged by [WithLogger] at the start,
-// and a value that holds a string which is no UTF-8 cannot be encoded. WithLossyJSON switches all of that off: then strings that are no UTF-8 come back with U+FFFD, and what cannot be decoded is never a hit.
+// and a value that holds a string which is no UTF-8 cannot be encoded. WithLossyJSON switches all of that off:
+// then strings that are no UTF-8 come back with U+FFFD, and what cannot be decoded is never a hit.
 // It has no effect with another codec, or in memory.
 func WithLossyJSON() Option {
 	return func(o *options) { o.lossyJSON = true }

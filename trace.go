@@ -78,7 +78,7 @@ func (t *flightTrace) begin(ctx context.Context, w *watchers, background bool) (
 			if traced == nil {
 				panic("TraceFetch returned a nil context")
 			}
-			ctx = traced
+			ctx = traced //nolint:fatcontext // each tracer's is derived from the one before it
 		})
 	}
 	for _, joined := range t.early {

@@ -132,9 +132,10 @@ func TestWhatHangsWhileConnectingHoldsNeitherOpenNorClose(t *testing.T) {
 						time.AfterFunc(200*time.Millisecond, cancel)
 					}
 					done := make(chan struct{})
+					cfg := config(t, server.URL(backend))
 					go func() {
 						defer close(done)
-						c, err := cacheaside.Open[string](ctx, config(t, server.URL(backend)), cacheaside.WithRueidisOption(func(o *rueidis.ClientOption) {
+						c, err := cacheaside.Open[string](ctx, cfg, cacheaside.WithRueidisOption(func(o *rueidis.ClientOption) {
 							hanging(o, released)
 						}))
 						if canceled {
