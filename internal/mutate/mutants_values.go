@@ -62,7 +62,7 @@ var valueMutants = []mutant{
 		name:    "a-type-that-loses-fields-is-taken",
 		promise: "round trip",
 		edits:   change("json_check.go", "\treturn r.errorOf(t)\n", "\treturn nil\n"),
-		run:     "TestTypesThatDoNotSurviveJSONAreRefused",
+		run:     "TestConstructorsLookAtTheType",
 	},
 	{
 		name:    "what-may-not-survive-is-not-logged",
