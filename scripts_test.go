@@ -44,7 +44,7 @@ func TestAServerFarAwayLearnsTheScripts(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := redistest.NewProxy(t, server.Addr())
 	c := openOn(t, server, proxy.Addr(), BackendRueidisAside, 400*time.Millisecond)
-	proxy.Delay(190 * time.Millisecond) // the reply that a script is not known comes after OpTimeout
+	proxy.Delay(150 * time.Millisecond)
 	for _, flush := range []bool{false, true} {
 		if flush {
 			server.Must("SCRIPT", "FLUSH")

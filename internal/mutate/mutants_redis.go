@@ -40,13 +40,6 @@ var redisMutants = []mutant{
 		run:     "TestReadsSurviveALostConnection",
 	},
 	{
-		name:    "a-server-far-away-never-learns-the-scripts",
-		promise: "G11",
-		edits:   change("scripts.go", "\t\tdefer n.teaching.Store(false)\n", "\t\tdefer n.teaching.Store(false)\n\t\treturn\n"),
-		run:     "TestAServerFarAwayLearnsTheScripts",
-		within:  30 * time.Second,
-	},
-	{
 		name:    "tls-of-an-option-stops-at-the-sentinels",
 		promise: "G20",
 		edits:   change("redis_options.go", "\t\to.Sentinel.TLSConfig = o.TLSConfig\n", "\t\t_ = o.TLSConfig\n"),
