@@ -102,7 +102,7 @@ func redisRig(backend string) rig {
 			cfg.Prefix = fmt.Sprintf("case%d", cases.Add(1))
 			cfg.Name = "conformance"
 			cfg.OpTimeout = 3 * time.Second // a machine under load must not look like a server that is down
-			cfg.LeaseWait = time.Minute // a lease that is left behind must not go unnoticed
+			cfg.LeaseWait = time.Minute     // a lease that is left behind must not go unnoticed
 			body(&env{T: t, config: cfg, server: server})
 		},
 	}
