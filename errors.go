@@ -42,9 +42,8 @@ var (
 	// [Config.FetchTimeout]. It comes together with [context.DeadlineExceeded].
 	ErrFetchTimeout = errors.New("cacheaside: fetch timed out")
 
-	// ErrFetchFailed is what the callers get who have waited, on rueidis-aside, for the fetch of another process
-	// that has failed. Its own callers get its error. They are asked to wait for no other, since the source has
-	// just been asked.
+	// ErrFetchFailed is returned, on rueidis-aside, to callers that have waited for the fetch of another process
+	// which has failed. The callers in that process get the error of the fetch itself.
 	ErrFetchFailed = errors.New("cacheaside: the fetch of another process failed")
 
 	// ErrReentrant is returned to a fetch that asks, directly or through other fetches, for a key that

@@ -18,8 +18,14 @@ import (
 
 // fleet opens n caches of one name, each with a connection of its own, as the processes of a fleet do.
 func fleet(t *testing.T, n int, change func(*cacheaside.Config)) []*cacheaside.Client[string] {
+	_, all := fleetOn(t, n, change)
+	return all
+}
+
+func fleetOn(t *testing.T, n int, change func(*cacheaside.Config)) (*redistest.Server, []*cacheaside.Client[string]) {
 	redistest.Require(t)
-	cfg, err := cacheaside.ParseConfig(redistest.Start(t).URL(cacheaside.BackendRueidisAside))
+	server := redistest.Start(t)
+	cfg, err := cacheaside.ParseConfig(server.URL(cacheaside.BackendRueidisAside))
 	require.NoError(t, err)
 	cfg.Name = "fleet"
 	if change != nil {
@@ -31,8 +37,11 @@ func fleet(t *testing.T, n int, change func(*cacheaside.Config)) []*cacheaside.C
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, all[i].Close()) })
 	}
-	return all
+	return server, all
 }
+
+// patience is how long something is waited for that must happen.
+const patience = 10 * time.Second
 
 // slowly is a source that takes a while, and counts its calls and how many there were at a time.
 type slowly struct {
@@ -148,7 +157,7 @@ func TestALeaseThatEndsWithoutAValueKeepsNoConvoyWaiting(t *testing.T) {
 
 // An outcome is for those who have waited for it. A lookup that comes later asks the source.
 func TestAnOutcomeIsForThoseWhoHaveWaited(t *testing.T) {
-	caches := fleet(t, 2, nil)
+	server, caches := fleetOn(t, 2, nil)
 	for i, answer := range []func(context.Context) (string, error){
 		func(context.Context) (string, error) { return "", cacheaside.ErrNotFound },
 		func(context.Context) (string, error) { return "", errors.New("the source is down") },
@@ -156,7 +165,10 @@ func TestAnOutcomeIsForThoseWhoHaveWaited(t *testing.T) {
 	} {
 		key := fmt.Sprint("key", i)
 		_, _ = caches[0].GetWithFetch(t.Context(), key, time.Minute, (&slowly{answer: answer}).fetch)
-		time.Sleep(100 * time.Millisecond) // its lease is given up in the background
+		require.Eventually(t, func() bool { // its lease is given up in the background
+			stands, _ := server.Must("GET", "cache:fleet:"+key).(string)
+			return strings.HasPrefix(stands, "\xca\x14")
+		}, patience, time.Millisecond)
 		for _, c := range []*cacheaside.Client[string]{caches[1], caches[0]} {
 			_, err := c.Get(t.Context(), key)
 			require.ErrorIs(t, err, cacheaside.ErrMiss)
@@ -175,7 +187,10 @@ func TestAnOutcomeIsForThoseWhoHaveWaited(t *testing.T) {
 func TestAStaleEntrysLeaseHasAnOutcomeToo(t *testing.T) {
 	caches := fleet(t, 6, func(cfg *cacheaside.Config) { cfg.StaleIfError, cfg.LeaseTTL = time.Hour, 20*time.Second })
 	require.NoError(t, caches[0].Set(t.Context(), "key", "stale", time.Millisecond))
-	time.Sleep(20 * time.Millisecond)
+	require.Eventually(t, func() bool {
+		_, err := caches[0].Get(t.Context(), "key")
+		return errors.Is(err, cacheaside.ErrMiss)
+	}, patience, time.Millisecond, "it is stale")
 	source := &slowly{takes: 300 * time.Millisecond, answer: func(context.Context) (string, error) { return "", errors.New("down") }}
 	values, errs := all(t, caches, source.fetch)
 	for i := range caches {
@@ -232,7 +247,7 @@ func TestABatchThatWaitsForAnotherStaysOne(t *testing.T) {
 					return found, nil
 				})
 			})
-			time.Sleep(100 * time.Millisecond) // it has met the leases
+			require.Eventually(t, func() bool { return caches[1].Stats().Flights == n }, patience, time.Millisecond)
 			close(release)
 			first.Wait()
 			second.Wait()
@@ -242,15 +257,15 @@ func TestABatchThatWaitsForAnotherStaysOne(t *testing.T) {
 	}
 }
 
-// slowCodec takes a while to encode, and tells that it has begun.
+// slowCodec tells that it has begun to encode, and ends when it is told to.
 type slowCodec struct {
 	cacheaside.Codec[string]
-	begun chan struct{}
+	begun, ends chan struct{}
 }
 
 func (s slowCodec) Append(b []byte, v string) ([]byte, error) {
 	s.begun <- struct{}{}
-	time.Sleep(100 * time.Millisecond)
+	<-s.ends
 	return s.Codec.Append(b, v)
 }
 
@@ -262,7 +277,7 @@ func TestCloseLeavesNoLeaseOfWhatIsBeingStored(t *testing.T) {
 	require.NoError(t, err)
 	cfg.Name = "closing"
 	for range 3 {
-		codec := slowCodec{cacheaside.StringCodec(), make(chan struct{}, 1)}
+		codec := slowCodec{cacheaside.StringCodec(), make(chan struct{}, 1), make(chan struct{})}
 		c, err := cacheaside.Open[string](t.Context(), cfg, cacheaside.WithCodec[string](codec))
 		require.NoError(t, err)
 		done := make(chan struct{})
@@ -271,8 +286,11 @@ func TestCloseLeavesNoLeaseOfWhatIsBeingStored(t *testing.T) {
 			_, _ = c.GetWithFetch(context.Background(), "key", time.Minute, func(context.Context, string) (string, error) { return "v", nil })
 		}()
 		<-codec.begun
-		require.NoError(t, c.Close())
-		<-done
+		closed := make(chan error, 1)
+		go func() { closed <- c.Close() }()
+		<-done // Close has ended the flight, and its caller has returned
+		close(codec.ends)
+		require.NoError(t, <-closed)
 		stored, _ := server.Must("GET", "cache:closing:key").(string)
 		require.False(t, strings.HasPrefix(stored, "\xca\x13"), "no lease is left: %q", stored)
 		server.Must("FLUSHALL")

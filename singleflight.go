@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"weak"
 )
 
 // flights are the fetches under way: at most one a key that new callers may join.
@@ -188,15 +187,6 @@ func (g *flights[T]) open(l lent, c, parent *flightContext) {
 	g.start(c)
 }
 
-// start begins the time of a fetch. It may be called again as long as the fetch has not begun.
-func (g *flights[T]) start(c *flightContext) {
-	c.begun = g.clock.now()
-	c.deadline = never
-	if g.timeout > 0 {
-		c.deadline = g.clock.deadline(c.begun, g.timeout)
-	}
-}
-
 // addLocked makes f the flight of its key.
 func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
 	f.overtaken = s.fences[f.key] > 0 || s.withheld > 0 || f.outdatedLocked()
@@ -316,15 +306,6 @@ func (f *flight[T]) begins(c *flightContext) bool {
 	return true
 }
 
-// mayWait takes note that f may have to wait for another process before its fetch begins. That is no part of
-// FetchTimeout. stop ends the waiting when f ends. It reports false if f has ended already.
-func (f *flight[T]) mayWait(stop func()) bool {
-	f.shard.mu.Lock()
-	defer f.shard.mu.Unlock()
-	f.waiting, f.stop = true, stop
-	return !f.over
-}
-
 // isOver reports whether f has ended, so that its outcome can be read.
 func (f *flight[T]) isOver() bool {
 	select {
@@ -377,83 +358,6 @@ func (s *flightShard[T]) detachLocked(key string) {
 // roomKept is the number of flights whose room a shard keeps when they have ended. A map never gives room back,
 // and a batch may have had a million keys.
 const roomKept = 1 << 10
-
-// linkLocked makes f the last of those that have not ended.
-func (s *flightShard[T]) linkLocked(f *flight[T]) {
-	if f.prev = s.last; f.prev != nil {
-		f.prev.next = f
-	} else {
-		s.first = f
-	}
-	s.last = f
-}
-
-// postponeLocked gives f another deadline, which is no earlier than that of any other.
-func (s *flightShard[T]) postponeLocked(f *flight[T], deadline int64) {
-	s.unlinkLocked(f)
-	f.deadline = deadline
-	s.linkLocked(f)
-}
-
-func (s *flightShard[T]) unlinkLocked(f *flight[T]) {
-	if f.prev != nil {
-		f.prev.next = f.next
-	} else {
-		s.first = f.next
-	}
-	if f.next != nil {
-		f.next.prev = f.prev
-	} else {
-		s.last = f.prev
-	}
-	f.prev, f.next = nil, nil
-}
-
-// setTimerLocked sets the timer, which must not be set. Flights live equally long, so one timer for the oldest
-// serves all of a shard. It holds them weakly: a dropped cache must not live on for a timeout.
-func (g *flights[T]) setTimerLocked(s *flightShard[T], d time.Duration) {
-	s.timing = true
-	if s.timer != nil {
-		s.timer.Reset(d)
-		return
-	}
-	weakG, weakS := weak.Make(g), weak.Make(s)
-	s.timer = time.AfterFunc(d, func() {
-		if g, s := weakG.Value(), weakS.Value(); g != nil && s != nil {
-			g.expire(s)
-		}
-	})
-}
-
-// expire ends the flights that have reached their deadline, and sets the timer for the next one.
-func (g *flights[T]) expire(s *flightShard[T]) {
-	now := g.clock.now()
-	var due []*flight[T]
-	s.mu.Lock()
-	s.timing = false
-	for f := s.first; f != nil && f.deadline <= now; {
-		next := f.next
-		if f.waiting {
-			s.postponeLocked(f, g.clock.deadline(now, g.timeout))
-		} else {
-			f.void = true
-			due = append(due, f)
-		}
-		f = next
-	}
-	next := s.first
-	for next != nil && next.deadline <= now {
-		next = next.next
-	}
-	if next != nil && !s.closed {
-		g.setTimerLocked(s, time.Duration(next.deadline-now))
-	}
-	s.mu.Unlock()
-	for _, f := range due {
-		f.under.expire()
-		g.fail(f, context.DeadlineExceeded)
-	}
-}
 
 // close ends every flight with ErrClosed, and lets none begin.
 func (g *flights[T]) close() {

@@ -29,13 +29,13 @@ var flightMutants = []mutant{
 	{
 		name:    "fetch-timeout-not-enforced",
 		promise: "G3",
-		edits:   change("singleflight.go", "for _, f := range due {", "for _, f := range due[:0] {"),
+		edits:   change("flight_deadlines.go", "for _, f := range due {", "for _, f := range due[:0] {"),
 		run:     "TestConformance/memory/G3_",
 	},
 	{
 		name:    "late-fetch-is-stored",
 		promise: "G3",
-		edits:   change("singleflight.go", "\t\t\tf.void = true\n\t\t\tdue = append(due, f)", "\t\t\tdue = append(due, f)"),
+		edits:   change("flight_deadlines.go", "\t\t\tf.void = true\n\t\t\tdue = append(due, f)", "\t\t\tdue = append(due, f)"),
 		run:     "TestConformance/memory/G3_",
 	},
 	{

@@ -103,7 +103,7 @@ var policyMutants = []mutant{
 	{
 		name:    "fetch-timeout-runs-while-waiting",
 		promise: "LeaseWait",
-		edits:   change("singleflight.go", "if f.waiting {\n\t\t\ts.postponeLocked", "if false {\n\t\t\ts.postponeLocked"),
+		edits:   change("flight_deadlines.go", "if f.waiting {\n\t\t\ts.postponeLocked", "if false {\n\t\t\ts.postponeLocked"),
 		run:     "TestAnotherProcessIsWaitedForDuringLeaseWait",
 	},
 	{
