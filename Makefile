@@ -7,6 +7,7 @@ MODULES := $(patsubst %/,%,$(dir $(shell find . -name go.mod -not -path './bin/*
 
 # Tests run twice as long under the race detector, and some start servers and processes. Those that may run
 # beside others mostly wait, for a broken server above all, so more of them run at a time than there are cores.
+# One package is tested at a time: a compiler beside them makes servers late.
 TEST_TIMEOUT  := 10m
 TEST_PARALLEL := 4
 
@@ -27,7 +28,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: redis-server ## run the tests of the library, with the race detector
-	$(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) -parallel $(TEST_PARALLEL) ./...
+	$(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) -p 1 -parallel $(TEST_PARALLEL) ./...
 
 race: test nested ## the same, and the tests of the nested modules
 

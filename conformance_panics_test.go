@@ -42,8 +42,8 @@ func init() {
 }
 
 func checkDecodePanics(e *env) {
-	c := open[touchy](e, nil)
-	s := serve(touchy{Encodes: true})
+	c := open[*touchy](e, nil)
+	s := serve(&touchy{Encodes: true})
 	for range 3 {
 		v, err := c.GetWithFetch(e.Context(), key, time.Minute, s.fetch)
 		require.NoError(e, err)
@@ -58,20 +58,20 @@ func checkDecodePanics(e *env) {
 }
 
 func checkEncodePanics(e *env) {
-	c := open[touchy](e, nil)
+	c := open[*touchy](e, nil)
 	var panicked *PanicError
-	err := c.Set(e.Context(), key, touchy{}, time.Minute)
+	err := c.Set(e.Context(), key, &touchy{}, time.Minute)
 	require.ErrorIs(e, err, ErrInvalidValue)
 	require.ErrorAs(e, err, &panicked)
-	s := serve(touchy{Decodes: true})
+	s := serve(&touchy{Decodes: true})
 	for i := range 2 {
 		v, err := c.GetWithFetch(e.Context(), key, time.Minute, s.fetch)
 		require.NoError(e, err)
 		require.True(e, v.Decodes)
 		require.EqualValues(e, i+1, c.Stats().Unstorable)
 	}
-	many, err := c.GetManyWithFetch(e.Context(), []string{"b"}, time.Minute, func(context.Context, []string) (map[string]touchy, error) {
-		return map[string]touchy{"b": {Decodes: true}}, nil
+	many, err := c.GetManyWithFetch(e.Context(), []string{"b"}, time.Minute, func(context.Context, []string) (map[string]*touchy, error) {
+		return map[string]*touchy{"b": {Decodes: true}}, nil
 	})
 	require.NoError(e, err)
 	require.True(e, many["b"].Decodes)

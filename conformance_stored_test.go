@@ -103,8 +103,8 @@ func checkBadBytes(e *env) {
 		Name string
 		Age  int
 	}
-	c := open[user](e, nil)
-	value := user{"a", 1}
+	c := open[*user](e, nil)
+	value := &user{"a", 1}
 	random := rand.New(rand.NewPCG(1, 2))
 	bad := []string{"", "\xca", "\xca\x11", "{", "nope", `"a string"`, "[1,2]", "12", `{"Name":1}`, strings.Repeat("\x00", 100)}
 	for range 50 {
@@ -188,16 +188,16 @@ func checkHugeValue(e *env) {
 func checkForeignEntries(e *env) {
 	type before struct{ Name string }
 	type after struct{ Name, Mail string }
-	old := open[before](e, func(cfg *Config) { cfg.Name = "old" })
-	c := open[after](e, nil)
-	require.NoError(e, old.Set(e.Context(), key, before{"a"}, time.Minute))
+	old := open[*before](e, func(cfg *Config) { cfg.Name = "old" })
+	c := open[*after](e, nil)
+	require.NoError(e, old.Set(e.Context(), key, &before{"a"}, time.Minute))
 	stored, _ := e.at(redisKeyOf(old, key)).Must("GET", redisKeyOf(old, key)).(string)
 	put(e, c, key, stored)
-	isUnreadable(e, c, key, after{"b", "c"}, "another type")
+	isUnreadable(e, c, key, &after{"b", "c"}, "another type")
 
 	mine, _ := e.at(redisKeyOf(c, key)).Must("GET", redisKeyOf(c, key)).(string)
 	put(e, c, "another", mine)
-	isUnreadable(e, c, "another", after{"b", "c"}, "another key's")
+	isUnreadable(e, c, "another", &after{"b", "c"}, "another key's")
 
 	texts := open[string](e, func(cfg *Config) { cfg.Name = "texts" }, WithCodec(StringCodec()))
 	quoted := open[string](e, func(cfg *Config) { cfg.Name = "quoted" })
@@ -247,22 +247,22 @@ func checkBareJSON(e *env) {
 		Name string
 		Age  int
 	}
-	c := open[user](e, nil)
-	data, err := json.Marshal(user{"bare", 7})
+	c := open[*user](e, nil)
+	data, err := json.Marshal(&user{"bare", 7})
 	require.NoError(e, err)
 	e.at(redisKeyOf(c, key)).Must("SET", redisKeyOf(c, key), string(data), "PX", "60000")
 	v, err := c.Get(e.Context(), key)
 	require.NoError(e, err)
-	require.Equal(e, user{"bare", 7}, v)
-	v, err = c.GetWithFetch(e.Context(), key, time.Minute, func(context.Context, string) (user, error) {
-		return user{}, errSource
+	require.Equal(e, &user{"bare", 7}, v)
+	v, err = c.GetWithFetch(e.Context(), key, time.Minute, func(context.Context, string) (*user, error) {
+		return nil, errSource
 	})
 	require.NoError(e, err)
-	require.Equal(e, user{"bare", 7}, v)
-	require.NoError(e, c.Set(e.Context(), key, user{"new", 8}, time.Minute))
+	require.Equal(e, &user{"bare", 7}, v)
+	require.NoError(e, c.Set(e.Context(), key, &user{"new", 8}, time.Minute))
 	v, err = c.Get(e.Context(), key)
 	require.NoError(e, err)
-	require.Equal(e, user{"new", 8}, v)
+	require.Equal(e, &user{"new", 8}, v)
 
 	texts := open[string](e, func(cfg *Config) { cfg.Name = "texts" }, WithCodec(StringCodec()))
 	put(e, texts, key, "bare text")
@@ -333,19 +333,19 @@ func (*oneWay) UnmarshalJSON([]byte) error { return errors.New("secret") }
 func checkUnreadableIsTold(e *env) {
 	type other struct{ Mail string }
 	seen, recorder := newWatcher(), new(logRecorder)
-	c := open[oneWay](e, nil, WithObserver(seen), WithLogger(recorder.logger()))
-	require.NoError(e, c.Set(e.Context(), "own", oneWay{"n"}, time.Minute))
+	c := open[*oneWay](e, nil, WithObserver(seen), WithLogger(recorder.logger()))
+	require.NoError(e, c.Set(e.Context(), "own", &oneWay{"n"}, time.Minute))
 	put(e, c, "foreign", "secret \xff")
-	two := open[other](e, func(cfg *Config) { cfg.Name = "two" })
-	require.NoError(e, two.Set(e.Context(), key, other{"m"}, time.Minute))
+	two := open[*other](e, func(cfg *Config) { cfg.Name = "two" })
+	require.NoError(e, two.Set(e.Context(), key, &other{"m"}, time.Minute))
 	stored, _ := e.at(redisKeyOf(two, key)).Must("GET", redisKeyOf(two, key)).(string)
 	put(e, c, "two types", stored)
 	for i, k := range []string{"own", "foreign", "two types"} {
 		_, err := c.Get(e.Context(), k)
 		require.ErrorIs(e, err, ErrMiss)
-		v, err := c.GetWithFetch(e.Context(), k, time.Minute, serve(oneWay{"n"}).fetch)
+		v, err := c.GetWithFetch(e.Context(), k, time.Minute, serve(&oneWay{"n"}).fetch)
 		require.NoError(e, err)
-		require.Equal(e, oneWay{"n"}, v)
+		require.Equal(e, &oneWay{"n"}, v)
 		require.EqualValues(e, 2*i+2, c.Stats().Unreadable, k)
 		require.Equal(e, 2*i+2, seen.count(EventUnreadable), k)
 	}
@@ -355,5 +355,5 @@ func checkUnreadableIsTold(e *env) {
 	lines := recorder.lines(e.T) // none with a secret
 	require.Len(e, lines, 1, "the line is limited")
 	require.Contains(e, lines[0]["msg"], "cannot be read")
-	require.Equal(e, "cacheaside.oneWay", lines[0]["type"])
+	require.Equal(e, "*cacheaside.oneWay", lines[0]["type"])
 }

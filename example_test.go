@@ -434,18 +434,18 @@ func ExamplePrevious() {
 	defer server.Close()
 
 	type document struct{ ETag, Text string }
-	fetch := func(ctx context.Context, path string) (d document, err error) {
+	fetch := func(ctx context.Context, path string) (*document, error) {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+path, nil)
 		if err != nil {
-			return d, err
+			return nil, err
 		}
-		previous, ok := cacheaside.Previous[document](ctx)
+		previous, ok := cacheaside.Previous[*document](ctx)
 		if ok {
 			request.Header.Set("If-None-Match", previous.ETag)
 		}
 		response, err := server.Client().Do(request)
 		if err != nil {
-			return d, err
+			return nil, err
 		}
 		defer response.Body.Close()
 		fmt.Println(response.Status)
@@ -453,10 +453,10 @@ func ExamplePrevious() {
 			return previous, nil
 		}
 		text, err := io.ReadAll(response.Body)
-		return document{ETag: response.Header.Get("ETag"), Text: string(text)}, err
+		return &document{ETag: response.Header.Get("ETag"), Text: string(text)}, err
 	}
 
-	documents, err := cacheaside.NewMemory[document](cacheaside.Config{StaleIfError: time.Hour})
+	documents, err := cacheaside.NewMemory[*document](cacheaside.Config{StaleIfError: time.Hour})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -629,8 +629,8 @@ func TestMapsThatShareMapsAreCheckedInTime(t *testing.T) {
 		root = tree{"left": root, "right": root}
 	}
 	reports := 0
-	c := newTestCache[tree](t, Config{}, WithMutationCheck(func(string) { reports++ }))
-	require.NoError(t, c.Set(t.Context(), key, root, time.Minute))
+	c := newTestCache[*tree](t, Config{}, WithMutationCheck(func(string) { reports++ }))
+	require.NoError(t, c.Set(t.Context(), key, &root, time.Minute))
 	for range 3 {
 		_, err := c.Get(t.Context(), key)
 		require.NoError(t, err)

@@ -30,19 +30,19 @@ func TestConstructorsLookAtTheType(t *testing.T) {
 		lost int
 	}
 	for _, backend := range []string{BackendRueidis, BackendRueidisAside} {
-		for _, opts := range [][]Option{nil, {WithCodec(JSONCodec[victim]())}} {
-			_, err := Open[victim](t.Context(), onRedisThatIsAway(backend), opts...)
+		for _, opts := range [][]Option{nil, {WithCodec(JSONCodec[*victim]())}} {
+			_, err := Open[*victim](t.Context(), onRedisThatIsAway(backend), opts...)
 			require.ErrorIs(t, err, ErrInvalidConfig)
 			for _, names := range []string{"cacheaside.victim", "field lost is not exported", "WithCodec", "WithLossyJSON"} {
 				require.ErrorContains(t, err, names)
 			}
 		}
-		opens[victim](t, onRedisThatIsAway(backend), WithLossyJSON())
-		opens[victim](t, onRedisThatIsAway(backend), WithCodec(Codec[victim](foreign[victim]{})))
+		opens[*victim](t, onRedisThatIsAway(backend), WithLossyJSON())
+		opens[*victim](t, onRedisThatIsAway(backend), WithCodec(Codec[*victim](foreign[*victim]{})))
 	}
-	opens[victim](t, Config{Backend: BackendMemory})
-	opens[victim](t, Config{Backend: BackendNoop})
-	_, err := Open[victim](t.Context(), Config{Backend: BackendMemory}, WithRoundTripCheck(func(string, error) {}))
+	opens[*victim](t, Config{Backend: BackendMemory})
+	opens[*victim](t, Config{Backend: BackendNoop})
+	_, err := Open[*victim](t.Context(), Config{Backend: BackendMemory}, WithRoundTripCheck(func(string, error) {}))
 	require.ErrorIs(t, err, ErrInvalidConfig, "for tests, in memory too")
 }
 
@@ -160,7 +160,7 @@ func TestTypesThatMayNotSurviveJSONAreLoggedOnce(t *testing.T) {
 	}
 	for _, opts := range [][]Option{nil, {WithLossyJSON()}} {
 		logged := new(logRecorder)
-		opens[mixed](t, onRedisThatIsAway(BackendRueidis), append(opts, WithLogger(logged.logger()))...)
+		opens[*mixed](t, onRedisThatIsAway(BackendRueidis), append(opts, WithLogger(logged.logger()))...)
 		var told []map[string]any
 		for _, line := range logged.lines(t) {
 			if strings.Contains(fmt.Sprint(line["msg"]), "may not come back") {
@@ -172,7 +172,7 @@ func TestTypesThatMayNotSurviveJSONAreLoggedOnce(t *testing.T) {
 			continue
 		}
 		require.Len(t, told, 1)
-		require.Equal(t, "cacheaside.mixed", told[0]["type"])
+		require.Equal(t, "*cacheaside.mixed", told[0]["type"])
 		require.Contains(t, told[0]["fields"], "field Meta[] may hold any type")
 		require.Contains(t, told[0]["fields"], "field Deep is a **int")
 		require.Contains(t, told[0]["fields"], "field Kind (cacheaside.readByKind) has a method that writes it")
@@ -338,8 +338,8 @@ func checkRoundTrips(e *env) {
 
 func checkNoUTF8(e *env) {
 	seen := newWatcher()
-	c := open[map[string]string](e, nil, WithObserver(seen))
-	value := map[string]string{"a\xff": "1", "a\xfe": "2"}
+	c := open[*map[string]string](e, nil, WithObserver(seen))
+	value := &map[string]string{"a\xff": "1", "a\xfe": "2"}
 	require.ErrorIs(e, c.Set(e.Context(), key, value, time.Minute), ErrInvalidValue)
 	for i := range 2 {
 		v, err := c.GetWithFetch(e.Context(), key, time.Minute, serve(value).fetch)

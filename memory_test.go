@@ -397,36 +397,36 @@ func TestWhatThisProcessHoldsIsReturnedThoughTheContextHasEnded(t *testing.T) {
 }
 
 func TestAValueIsClonedBeforeItIsKept(t *testing.T) {
-	c := newTestCache[[]int](t, Config{}, WithClone(slices.Clone[[]int]))
-	v := []int{1}
+	c := newTestCache[[]string](t, Config{}, WithClone(slices.Clone[[]string]))
+	v := []string{"1"}
 	require.NoError(t, c.Set(t.Context(), key, v, time.Minute))
-	require.NoError(t, c.SetMany(t.Context(), map[string][]int{"another": v}, time.Minute))
-	v[0] = 2
+	require.NoError(t, c.SetMany(t.Context(), map[string][]string{"another": v}, time.Minute))
+	v[0] = "2"
 	for _, k := range []string{key, "another"} {
 		got, err := c.Get(t.Context(), k)
 		require.NoError(t, err)
-		require.Equal(t, []int{1}, got)
+		require.Equal(t, []string{"1"}, got)
 	}
 }
 
 func TestClonesAreHandedOutEverywhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var cloned atomic.Int64
-		c := newTestCache[[]int](t, Config{StaleFor: time.Hour}, WithClone(func(v []int) []int {
+		c := newTestCache[[]string](t, Config{StaleFor: time.Hour}, WithClone(func(v []string) []string {
 			cloned.Add(1)
 			return slices.Clone(v)
 		}))
-		fetch := func(context.Context, string) ([]int, error) {
+		fetch := func(context.Context, string) ([]string, error) {
 			time.Sleep(time.Second)
-			return []int{1, 2, 3}, nil
+			return []string{"1", "2", "3"}, nil
 		}
-		spoil := func(v []int, err error) {
+		spoil := func(v []string, err error) {
 			t.Helper()
 			require.NoError(t, err)
-			require.Equal(t, []int{1, 2, 3}, v)
+			require.Equal(t, []string{"1", "2", "3"}, v)
 			clear(v)
 		}
-		get := func() ([]int, error) { return c.GetWithFetch(t.Context(), key, time.Minute, fetch) }
+		get := func() ([]string, error) { return c.GetWithFetch(t.Context(), key, time.Minute, fetch) }
 		var joined sync.WaitGroup
 		for range 5 {
 			joined.Go(func() { spoil(get()) })
@@ -443,7 +443,7 @@ func TestClonesAreHandedOutEverywhere(t *testing.T) {
 		spoil(get())
 		require.EqualValues(t, 11, cloned.Load(), "stale values")
 		time.Sleep(time.Minute)
-		require.NoError(t, c.Set(t.Context(), "set", []int{1, 2, 3}, time.Minute))
+		require.NoError(t, c.Set(t.Context(), "set", []string{"1", "2", "3"}, time.Minute))
 		spoil(c.Get(t.Context(), "set"))
 		spoil(c.Get(t.Context(), "set"))
 	})
