@@ -123,7 +123,7 @@ var trackEverything = []string{"OPTOUT"}
 func checkTracking(o *rueidis.ClientOption) error {
 	switch {
 	case o.DisableCache || o.AlwaysRESP2:
-		return fieldError("WithRueidisOption", "DisableCache or AlwaysRESP2", "neither with the backend rueidis-aside, which lives by RESP3 client tracking")
+		return fieldError("WithRueidisOption", "DisableCache or AlwaysRESP2", "neither, nor protocol=2 in a URL, with the backend rueidis-aside, which needs the client tracking of RESP3; without it use the backend rueidis")
 	case !slices.Equal(o.ClientTrackingOptions, trackEverything):
 		return fieldError("WithRueidisOption", "ClientTrackingOptions", "left alone with the backend rueidis-aside, which needs them as they are")
 	case o.ReplicaOnly || o.SendToReplicas != nil || o.ReadNodeSelector != nil:
