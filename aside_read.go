@@ -38,12 +38,16 @@ func (a *aside[T]) read(ctx context.Context, key string) (string, error) {
 
 // ask is read that returns the read itself. To a look-up a near copy will do that has come since it has seen none.
 func (a *aside[T]) ask(ctx context.Context, key string, lookup bool) (*nearRead[T], error) {
-	o, err := a.conn.begin(ctx, false)
+	o, err := a.conn.beginRead(ctx, a.name, key)
 	if err != nil {
 		return nil, err
 	}
 	r, err := a.readOnce(&o, key, lookup)
-	if a.conn.again(&o, err, false) {
+	switch {
+	case a.conn.again(&o, err, false):
+		r, err = a.readOnce(&o, key, lookup)
+	case a.conn.passBy(&o, err, a.name, key):
+		a.detachRead(key)
 		r, err = a.readOnce(&o, key, lookup)
 	}
 	return r, a.outcome(&o, err)
@@ -58,9 +62,13 @@ func (a *aside[T]) readOnce(o *op, key string, lookup bool) (*nearRead[T], error
 	return r, r.await(o.ctx)
 }
 
-// lookupMany reads the keys that nobody reads already in one go.
 func (a *aside[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] {
-	o, err := a.conn.begin(ctx, false)
+	return lookUpInParts(a.conn, a.name, keys, func(keys []string, bySecond bool) []lookedUp[T] { return a.lookupPart(ctx, keys, bySecond) })
+}
+
+// lookupPart reads the keys that nobody reads already in one go.
+func (a *aside[T]) lookupPart(ctx context.Context, keys []string, bySecond bool) []lookedUp[T] {
+	o, err := a.conn.beginLong(ctx, false, bySecond)
 	if err != nil {
 		return failAll[T](len(keys), err)
 	}
@@ -190,6 +198,9 @@ func (a *aside[T]) trackedGet(c rueidis.Client, key string) rueidis.Cacheable {
 // endRead gives those who wait for r its reply.
 func (a *aside[T]) endRead(key string, r *nearRead[T], reply rueidis.RedisResult) {
 	r.data, r.err = reply.ToString()
+	if r.err == nil && len(r.data) >= largeBytes {
+		a.conn.second.learn(a.redisKey(key), len(r.data))
+	}
 	s := a.shard(key)
 	s.mu.Lock()
 	if s.reading[key] == r {

@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,17 +12,20 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// conn is the one connection to Redis of all caches of a backend. It never keeps a caller waiting for
-// longer than OpTimeout: each operation runs under a deadline, and none is begun while the connection is
-// known to be down; a probe in the background brings it back. operation.go has what operations use of it.
+// conn is the one connection to Redis of all caches of a backend, with a second one for what takes long (see
+// second). It never keeps a caller waiting for longer than OpTimeout: each operation runs under a deadline, and none
+// is begun while the connection is known to be down; a probe in the background brings it back. operation.go has what
+// operations use of it.
 type conn struct {
 	cfg      Config
 	option   rueidis.ClientOption
 	timeouts *opTimeouts
 	breaker  *breaker
 	load     load
-	dial     dialFunc // for what is not the client's; see dialApart
 	wires    wires
+	line     line // of the first connection
+	second   second
+	part     atomic.Int64 // how many keys are looked up at once, see lookUpInParts
 
 	client   atomic.Pointer[rueidis.Client] // nil until it could be made
 	making   sync.Mutex                     // held while it is being made
@@ -29,7 +33,6 @@ type conn struct {
 	teaching atomic.Bool  // a script is being sent; see scripts.go
 	taught   atomic.Int64 // when that was begun last, in unix nanoseconds
 	redialed atomic.Int64 // when the connections were given up last, in unix nanoseconds; see redial
-	doubt    atomic.Bool  // whether there is a proxy still; see lookAgain
 
 	checkOnce sync.Once
 	checkName string        // what the keys of unusedKey have in common; random, so that they are no cache's
@@ -63,16 +66,30 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 	n.breaker = newBreaker(n.probe, events)
 	n.breaker.brief = cfg.OpTimeout / 8
 	n.wires.underWay = n.load.underWay.Load
-	n.wires.plain.Store(option.AlwaysRESP2 && n.mayBePlain())
-	n.dial = dialer(&option)
-	n.option.DialCtxFn = n.wires.watch(n.dial, n.lost)
+	dial := dialer(&option)
+	n.line.lost, n.line.patience, n.line.piece = n.lost, patienceOf(&option), readPiece
+	n.line.buffer = cmp.Or(option.ReadBufferEachConn, rueidis.DefaultReadBuffer)
+	n.option.DialCtxFn = n.wires.watch(dial, &n.line)
 	if option.AuthCredentialsFn != nil {
 		n.option.AuthCredentialsFn = n.wires.credentials(option.AuthCredentialsFn)
 	}
 	if moves := &n.option.ClusterOption.MaxMovedRedirections; *moves <= 0 || *moves > maxRedirections {
 		*moves = maxRedirections
 	}
+	n.option.ConnWriteTimeout = max(option.ConnWriteTimeout, pingPatience)
+	n.openSecond(dial)
 	return n, nil
+}
+
+// pingPatience is how long the client's PING may wait behind a value. The wires notice what is silent, see watchdog.
+const pingPatience = time.Minute
+
+// patienceOf is how long a connection may be silent that the client was configured to ask for its life, or zero.
+func patienceOf(o *rueidis.ClientOption) time.Duration {
+	if o.ConnWriteTimeout <= 0 || o.Dialer.KeepAlive <= 0 {
+		return 0
+	}
+	return o.Dialer.KeepAlive + o.ConnWriteTimeout
 }
 
 // maxRedirections is how often a command follows MOVED and ASK. Nodes that disagree for good would send it to
@@ -84,7 +101,6 @@ var errConnectionLost = errors.New("connection lost")
 // lost is called when a connection closes. In a cluster that says nothing about the other nodes.
 func (n *conn) lost() {
 	if n.option.ForceSingleClient && n.client.Load() != nil && !n.closing.Load() {
-		n.doubt.Store(n.isPlain() && !n.option.AlwaysRESP2)
 		n.breaker.trip(errConnectionLost)
 	}
 }
@@ -130,11 +146,7 @@ func (n *conn) makeClient() error {
 	if n.client.Load() != nil || n.closing.Load() {
 		return nil
 	}
-	option := n.option
-	if n.isPlain() {
-		option = plainOption(option)
-	}
-	c, err := rueidis.NewClient(option)
+	c, err := rueidis.NewClient(n.option)
 	if c == nil {
 		return err
 	}
@@ -148,21 +160,22 @@ func (n *conn) makeClient() error {
 // probe asks whether Redis answers. If it is not brisk it has a time of its own, longer than an
 // operation's: if connecting takes longer than those, nothing else would ever bring the connection back.
 func (n *conn) probe(ctx context.Context, brisk bool) error {
+	if err := n.makeClient(); err != nil {
+		return err
+	}
+	c := n.client.Load()
+	if c == nil {
+		return rueidis.ErrClosing
+	}
 	limit := n.cfg.OpTimeout
 	if !brisk {
 		limit += dialTimeout + writeTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	n.lookAgain(ctx)
-	err := n.reach(ctx)
-	if err != nil {
-		if err = n.fallBack(ctx, err); err == nil {
-			err = n.reach(ctx)
-		}
-	}
-	if !brisk && n.isPlain() && errors.Is(err, context.DeadlineExceeded) {
-		n.wires.drop() // without a PING, the client does not notice
+	err := ping(ctx, *c)
+	if isLost(err) && !isRefused(err) { // it may have gone by the connection that was lost; now there is another one, if there can be
+		err = ping(ctx, *c)
 	}
 	re, ok := rueidis.IsRedisErr(err)
 	if ok && wantsMaster(re) {
@@ -171,7 +184,16 @@ func (n *conn) probe(ctx context.Context, brisk bool) error {
 	if ok && !notServing(re) && !refusesConnection(re) && n.wires.isConnected() {
 		return nil // any other reply is an answer, even "no permission"; but in a handshake it ends the connection
 	}
+	if n.isLate(err) {
+		return nil // it stands behind what flows
+	}
 	return err
+}
+
+// isLate reports whether err says that an answer did not come in time while something large is passing: then there is
+// no outage.
+func (n *conn) isLate(err error) bool {
+	return hasEnded(err) && n.line.flowing(min(n.cfg.OpTimeout/2, time.Second))
 }
 
 // redialEvery is the shortest time from one redial to the next.
@@ -189,41 +211,19 @@ func (n *conn) redial() {
 	}
 }
 
-// reach asks whether there is an answer, of a client that it makes unless there is one.
-func (n *conn) reach(ctx context.Context) error {
-	if err := n.makeClient(); err != nil {
-		return err
-	}
-	c := n.client.Load()
-	if c == nil {
-		return rueidis.ErrClosing
-	}
-	err := n.askFor(ctx, *c)
-	if isLost(err) && !isRefused(err) { // it may have gone by the connection that was lost; now there is another one, if there can be
-		err = n.askFor(ctx, *c)
-	}
-	return err
+// hasEnded reports whether err is that of a context.
+func hasEnded(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 
-func (n *conn) askFor(ctx context.Context, c rueidis.Client) error {
-	err := leavable{Client: c}.Do(ctx, n.pingCommand(c.B())).Error()
-	if rueidis.IsRedisNil(err) {
-		return nil
-	}
-	return err
-}
-
-// pingCommand is a command that has an answer from any server. A proxy may not know PING.
-func (n *conn) pingCommand(b rueidis.Builder) rueidis.Completed {
-	if n.isPlain() {
-		return b.Get().Key(n.plainKey()).Build()
-	}
-	return b.Ping().Build()
+func ping(ctx context.Context, c rueidis.Client) error {
+	return leavable{Client: c}.Do(ctx, c.B().Ping().Build()).Error()
 }
 
 // beat sends a beat for near copies (see beats), and returns when it is answered, or the connection is lost.
-func (n *conn) beat(redisKey string) {
-	c := n.client.Load()
+func (n *conn) beat(redisKey string) { n.beatBy(n.client.Load(), redisKey) }
+
+func (n *conn) beatBy(c *rueidis.Client, redisKey string) {
 	if c == nil || n.closing.Load() {
 		return
 	}
@@ -244,9 +244,12 @@ func (n *conn) close() {
 		defer close(closed)
 		n.making.Lock()
 		defer n.making.Unlock()
+		var closing sync.WaitGroup
+		closing.Go(n.second.close)
 		if c := n.client.Load(); c != nil {
 			(*c).Close()
 		}
+		closing.Wait()
 	}()
 	patience := closePatience
 	if n.client.Load() == nil {
@@ -268,6 +271,6 @@ func hopeless(err error) bool {
 		return !notServing(re) && !re.IsClusterDown() && !re.IsTryAgain()
 	}
 	var certificate *tls.CertificateVerificationError
-	return errors.Is(err, rueidis.ErrNoCache) || rueidis.IsRedisNil(err) || errors.Is(err, errSpeaksTLS) || errors.Is(err, errSpeaksPlain) || errors.Is(err, errHangsUp) ||
+	return errors.Is(err, rueidis.ErrNoCache) || rueidis.IsRedisNil(err) || errors.Is(err, errSpeaksTLS) || errors.Is(err, errSpeaksPlain) ||
 		errors.As(err, &certificate)
 }

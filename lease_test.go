@@ -238,9 +238,9 @@ func TestALeaseExpiresThoughNobodyEverProlongedIt(t *testing.T) {
 	s := redistest.Start(t)
 	c := openAside[string](t, asideConfig(t, s, BackendRueidisAside))
 	a := storeOf(c)
-	held, _, err := a.take(t.Context(), a.missing(key))
+	held, err := a.take(t.Context(), a.redisKey(key))
 	require.NoError(t, err)
-	held.aside.held.rest()
+	held.aside.rest()
 	require.Positive(t, s.Must("PTTL", a.redisKey(key)))
 }
 
@@ -408,7 +408,7 @@ type overtakenStore struct {
 
 func (o *overtakenStore) acquire(ctx context.Context, k string, seen *entry[string], allowed *allowance, wait bool) (held lease[string], filled *entry[string], err error) {
 	o.first.Do(func() {
-		if held, _, err = o.take(ctx, o.stale(k, "replaced")); err == nil {
+		if held, err = o.take(ctx, o.leaseKey(k)); err == nil {
 			err = errReplaced
 		}
 	})

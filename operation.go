@@ -19,6 +19,8 @@ type op struct {
 	caller context.Context
 	begun  time.Time
 	ended  bool
+
+	bySecond bool // it goes by the second connection
 }
 
 // begin begins an operation for the caller with this context; end must follow unless it returns an error.
@@ -27,14 +29,51 @@ type op struct {
 func (n *conn) begin(ctx context.Context, patient bool) (op, error) {
 	o := op{conn: n, caller: ctx, begun: time.Now()}
 	o.ctx, o.cancel = n.timeouts.bound(ctx, o.begun)
+	return n.start(o, patient)
+}
+
+// beginLong is begin for what may take longer than OpTimeout, for as long as something comes.
+func (n *conn) beginLong(ctx context.Context, patient, bySecond bool) (op, error) {
+	o := op{conn: n, caller: ctx, begun: time.Now(), bySecond: bySecond}
+	l := &n.line
+	if bySecond {
+		l = &n.second.line
+	}
+	o.ctx, o.cancel = untilQuiet(ctx, l, n.second.quiet, n.second.most)
+	return n.start(o, patient)
+}
+
+func (n *conn) start(o op, patient bool) (op, error) {
 	if err := n.ready(&o, patient); err != nil {
 		o.release()
 		return op{}, err
 	}
-	if n.load.begin(o.begun) || n.wires.unsettled.Load() > 0 {
+	crowded := n.load.begin(o.begun)
+	switch {
+	case o.bySecond:
+		if err := n.takeSecond(&o); err != nil {
+			return op{}, n.end(&o, err)
+		}
+	case crowded || n.wires.unsettled.Load() > 0:
 		o.Client = leavable{o.Client, n.load.slots}
 	}
 	return o, nil
+}
+
+// takeSecond gives o the client of the second connection, which may have to be made.
+func (n *conn) takeSecond(o *op) error {
+	type made struct {
+		client rueidis.Client
+		err    error
+	}
+	m := leave(o.ctx, nil, func(err error) made { return made{err: err} }, func() (m made) {
+		m.client, m.err = n.second.get()
+		return m
+	})
+	if m.err == nil {
+		o.Client = leavable{m.client, n.second.slots}
+	}
+	return m.err
 }
 
 // ready gives o a client, unless it is known that Redis does not answer.
@@ -85,17 +124,20 @@ func (n *conn) end(o *op, err error) error {
 		}
 		return unavailable(withoutArguments(re))
 	}
-	silent := n.count(o, false)
+	silent, late := n.count(o, false), n.isLate(err)
 	if gone := o.callerGone(err); gone != nil {
-		if silent {
+		if silent && !late {
 			n.breaker.suspect()
 		}
 		return gone
 	}
-	if n.closing.Load() {
+	switch {
+	case n.closing.Load():
 		return ErrClosed
-	}
-	if !rueidis.IsParseErr(err) {
+	case rueidis.IsParseErr(err), late:
+	case o.bySecond: // that says nothing about the first
+		n.breaker.suspect()
+	default:
 		n.breaker.trip(err)
 	}
 	return unavailable(err)
@@ -131,10 +173,29 @@ func (n *conn) attempt(ctx context.Context, patient bool, do func(*op) error) er
 	if err != nil {
 		return err
 	}
-	if err = do(&o); patient && n.again(&o, err, patient) {
-		err = do(&o)
+	return n.try(&o, patient, do)
+}
+
+// write is attempt for what writes to one key, and sends so many bytes.
+func (n *conn) write(ctx context.Context, patient bool, redisKey string, size int, do func(*op) error) error {
+	o, err := n.beginWrite(ctx, patient, redisKey, size)
+	if err != nil {
+		return err
 	}
-	return n.end(&o, err)
+	return n.try(&o, patient, func(o *op) error {
+		if err := o.settle(redisKey); err != nil {
+			return err
+		}
+		return do(o)
+	})
+}
+
+func (n *conn) try(o *op, patient bool, do func(*op) error) error {
+	err := do(o)
+	if patient && n.again(o, err, patient) {
+		err = do(o)
+	}
+	return n.end(o, err)
 }
 
 // again reports whether an operation that may be done twice is to be done once more: the connection was lost,
@@ -143,6 +204,9 @@ func (n *conn) attempt(ctx context.Context, patient bool, do func(*op) error) er
 func (n *conn) again(o *op, err error, patient bool) bool {
 	if err == nil || !isLost(err) || n.closing.Load() {
 		return false
+	}
+	if o.bySecond {
+		return true // the next try dials
 	}
 	n.breaker.trip(err)
 	if n.breaker.wait(o.ctx, patient) != nil {

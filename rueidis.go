@@ -3,7 +3,6 @@ package cacheaside
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -15,7 +14,7 @@ import (
 // remote keeps entries in Redis, by plain GET, SET and DEL. Several processes share them.
 //
 // What a process writes to a key happens in one order, since flights lets no fill, Set or Delete of a key
-// begin before the one before it has ended, and all go by one connection. Comparing on the server in the
+// begin before the one before it has ended, and all go by one connection (see second). Comparing on the server in the
 // place of that needs a lease in Redis for each fetch; rueidis-aside is the backend that does so.
 type remote[T any] struct {
 	conn *conn
@@ -34,12 +33,12 @@ func (r *remote[T]) redisKey(key string) string { return r.name + key }
 func (r *remote[T]) peek(string) *entry[T] { return nil }
 
 func (r *remote[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
-	o, err := r.conn.begin(ctx, false)
+	o, err := r.conn.beginRead(ctx, r.name, key)
 	if err != nil {
 		return nil, err
 	}
 	got, err := r.read(&o, key)
-	if r.conn.again(&o, err, false) {
+	if r.conn.again(&o, err, false) || r.conn.passBy(&o, err, r.name, key) {
 		got, err = r.read(&o, key)
 	}
 	if isWrongType(err) {
@@ -53,7 +52,11 @@ func (r *remote[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
 }
 
 func (r *remote[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] {
-	o, err := r.conn.begin(ctx, false)
+	return lookUpInParts(r.conn, r.name, keys, func(keys []string, bySecond bool) []lookedUp[T] { return r.lookupPart(ctx, keys, bySecond) })
+}
+
+func (r *remote[T]) lookupPart(ctx context.Context, keys []string, bySecond bool) []lookedUp[T] {
+	o, err := r.conn.beginLong(ctx, false, bySecond)
 	if err != nil {
 		return failAll[T](len(keys), err)
 	}
@@ -147,18 +150,18 @@ func (r *remote[T]) write(ctx context.Context, key string, e *entry[T], took tim
 		return err
 	}
 	value := rueidis.BinaryString(data)
-	return r.attempt(ctx, patient, func(o *op) error {
+	return r.conn.write(ctx, patient, k, len(value), r.open(func(o *op) error {
 		set := o.B().Set().Key(k).Value(value)
 		if ms, ok := r.form.millisecondsLeft(e); ok {
 			return o.Do(o.ctx, set.PxMilliseconds(ms).Build()).Error()
 		}
 		return o.Do(o.ctx, set.Build()).Error()
-	})
+	}))
 }
 
 func (r *remote[T]) delete(ctx context.Context, key string) error {
 	k := r.redisKey(key)
-	return r.attempt(ctx, true, func(o *op) error { return o.Do(o.ctx, o.B().Del().Key(k).Build()).Error() })
+	return r.conn.write(ctx, true, k, 0, r.open(func(o *op) error { return o.Do(o.ctx, o.B().Del().Key(k).Build()).Error() }))
 }
 
 // removeBatch is how many keys deleteMany deletes in one go.
@@ -167,13 +170,18 @@ const removeBatch = 512
 // deleteMany sends the keys one by one in few round trips: in a cluster they belong to several slots. Where nothing of a
 // batch is deleted, the rest is not tried.
 func (r *remote[T]) deleteMany(ctx context.Context, keys []string) (failed []string, err error) {
+	if r.conn.second.used.Load() {
+		if keys, failed, err = r.deleteLarge(ctx, keys); err != nil {
+			return append(failed, keys...), err
+		}
+	}
 	for from := 0; from < len(keys); from += removeBatch {
 		batch := keys[from:min(from+removeBatch, len(keys))]
 		var left []string
-		tried := r.attempt(ctx, true, func(o *op) (err error) {
+		tried := r.conn.attempt(ctx, true, r.open(func(o *op) (err error) {
 			left, err = r.deleteBatch(o, batch)
 			return err
-		})
+		}))
 		if tried == nil {
 			continue
 		}
@@ -186,6 +194,25 @@ func (r *remote[T]) deleteMany(ctx context.Context, keys []string) (failed []str
 		}
 	}
 	return failed, err
+}
+
+// deleteLarge deletes those keys whose values are known to be large, and returns the rest. After a failure the others
+// are not tried.
+func (r *remote[T]) deleteLarge(ctx context.Context, keys []string) (rest, failed []string, err error) {
+	for _, key := range keys {
+		switch {
+		case r.conn.second.of(r.redisKey(key)) == nil:
+			rest = append(rest, key)
+		case err == nil:
+			err = r.delete(ctx, key)
+			fallthrough
+		default:
+			if err != nil {
+				failed = append(failed, key)
+			}
+		}
+	}
+	return rest, failed, err
 }
 
 // deleteBatch returns the keys that it could not delete, and the last reason.
@@ -206,17 +233,16 @@ func (r *remote[T]) dropNear(string) {}
 
 func (r *remote[T]) dropAllNear() {}
 
-// attempt is conn.attempt for a write. That may have waited for the connection until its cache was closed, and must
-// not be sent then.
-func (r *remote[T]) attempt(ctx context.Context, patient bool, write func(*op) error) error {
-	return r.conn.attempt(ctx, patient, func(o *op) error {
+// open is write unless the cache was closed while that has waited for the connection: it must not be sent then.
+func (r *remote[T]) open(write func(*op) error) func(*op) error {
+	return func(o *op) error {
 		select {
 		case <-r.closed:
 			return ErrClosed
 		default:
 			return write(o)
 		}
-	})
+	}
 }
 
 // clear walks the keys of this cache by SCAN, on every node, which does not block the server.
@@ -236,26 +262,7 @@ func (r *remote[T]) clear(ctx context.Context) error {
 // clearBatch is how many keys a step of clear looks at.
 const clearBatch = 2048
 
-func (r *remote[T]) clearNode(ctx context.Context, node rueidis.CommandClient) error {
-	plain := r.conn.isPlain()
-	if plain {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		apart, err := r.conn.apart(ctx) // a proxy may hang up at a command that it does not know
-		if err != nil {
-			return unavailable(err)
-		}
-		defer apart.Close()
-		node = apart
-	}
-	err := r.scan(ctx, node)
-	if re, ok := replied(err); ok && isUnknownCommand(re) || plain && hangsUp(err) {
-		return fmt.Errorf("what is at Redis.Addrs does not know SCAN or UNLINK, which Clear needs: %w", err)
-	}
-	return err
-}
-
-func (r *remote[T]) scan(ctx context.Context, node rueidis.CommandClient) error {
+func (r *remote[T]) clearNode(ctx context.Context, node rueidis.Client) error {
 	pattern := globEscape(r.name) + "*"
 	for cursor := uint64(0); ; {
 		o, err := r.conn.begin(ctx, true)
@@ -265,10 +272,6 @@ func (r *remote[T]) scan(ctx context.Context, node rueidis.CommandClient) error 
 		page, err := node.Do(o.ctx, node.B().Scan().Cursor(cursor).Match(pattern).Count(clearBatch).Build()).AsScanEntry()
 		if err == nil && len(page.Elements) > 0 {
 			err = unlink(o.ctx, node, page.Elements)
-		}
-		if hangsUp(err) && r.conn.isPlain() { // the connection was one apart: that of the others is well
-			_ = r.conn.end(&o, nil) // nil
-			return unavailable(err)
 		}
 		if err := r.conn.end(&o, err); err != nil {
 			if isReplica(err) {
@@ -283,7 +286,7 @@ func (r *remote[T]) scan(ctx context.Context, node rueidis.CommandClient) error 
 }
 
 // unlink removes keys one by one in one round trip: in a cluster they belong to several slots.
-func unlink(ctx context.Context, node rueidis.CommandClient, keys []string) error {
+func unlink(ctx context.Context, node rueidis.Client, keys []string) error {
 	commands := make(rueidis.Commands, len(keys))
 	for i, k := range keys {
 		commands[i] = node.B().Unlink().Key(k).Build()
@@ -296,15 +299,9 @@ func unlink(ctx context.Context, node rueidis.CommandClient, keys []string) erro
 	return nil
 }
 
-// replied returns the reply that err is, or wraps.
-func replied(err error) (re *rueidis.RedisError, ok bool) {
-	ok = errors.As(err, &re)
-	return re, ok
-}
-
 func isReplica(err error) bool {
-	re, ok := replied(err)
-	return ok && (strings.HasPrefix(re.Error(), "READONLY") || strings.HasPrefix(re.Error(), "MOVED"))
+	var re *rueidis.RedisError
+	return errors.As(err, &re) && (strings.HasPrefix(re.Error(), "READONLY") || strings.HasPrefix(re.Error(), "MOVED"))
 }
 
 // globEscape quotes what SCAN would take for a pattern.

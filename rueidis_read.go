@@ -100,12 +100,22 @@ type readBytes struct {
 func (r *remote[T]) read(o *op, key string) (got readBytes, err error) {
 	next := r.reads.join(key)
 	if next == nil {
-		got.data, err = o.Do(o.ctx, o.B().Get().Key(r.redisKey(key)).Build()).AsBytes()
+		got.data, err = r.get(o, key)
 		got.found = err == nil
-		r.goOn(o.Client, key)
+		r.goOn(o, key)
 		return got, err
 	}
 	return next.await(o.ctx)
+}
+
+// get sends a read of key.
+func (r *remote[T]) get(o *op, key string) ([]byte, error) {
+	k := r.redisKey(key)
+	data, err := o.Do(o.ctx, o.B().Get().Key(k).Build()).AsBytes()
+	if err == nil {
+		r.conn.second.learn(k, len(data))
+	}
+	return data, err
 }
 
 func (s *sharedRead) await(ctx context.Context) (readBytes, error) {
@@ -117,14 +127,18 @@ func (s *sharedRead) await(ctx context.Context) (readBytes, error) {
 
 // goOn sends the next read of key, if there is one. It has no context: a caller who leaves would have it sent again
 // for the next one, while its reply is still on the way.
-func (r *remote[T]) goOn(c rueidis.Client, key string) {
+func (r *remote[T]) goOn(o *op, key string) {
 	next := r.reads.next(key)
 	if next == nil {
 		return
 	}
+	own := op{Client: o.Client, conn: r.conn, ctx: context.Background(), bySecond: o.bySecond}
 	go func() { // ends when the connection does, at the latest
 		for ; next != nil; next = r.reads.next(key) {
-			next.data, next.err = c.Do(context.Background(), c.B().Get().Key(r.redisKey(key)).Build()).AsBytes()
+			if !own.bySecond && r.conn.second.of(r.redisKey(key)) != nil {
+				own.bySecond = r.conn.takeSecond(&own) == nil
+			}
+			next.data, next.err = r.get(&own, key)
 			close(next.done)
 		}
 	}()
@@ -152,7 +166,7 @@ func (r *remote[T]) readMany(o *op, keys []string) ([]readBytes, error) {
 	if len(mine) > 0 {
 		err = r.mget(o, mine, func(i int) *readBytes { return &got[places[i]] })
 		for _, key := range mine {
-			r.goOn(o.Client, key)
+			r.goOn(o, key)
 		}
 	}
 	for i, next := range joined {
@@ -175,6 +189,7 @@ func (r *remote[T]) mget(o *op, keys []string, place func(i int) *readBytes) err
 		reply := replies[k]
 		if data, err := reply.AsBytes(); err == nil {
 			*place(i) = readBytes{data: data, found: true}
+			r.conn.second.learn(k, len(data))
 		}
 	}
 	return err

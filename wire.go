@@ -23,6 +23,10 @@ type wire struct {
 	direct   *socket      // for reads and writes that do not wait; nil: not possible, nobody stays awake
 	underWay func() int64 // how many operations are under way, on all wires
 
+	line  *line
+	dog   watchdog
+	loads bool // the reader's: it is reading a value that is larger than its buffer
+
 	settle func() // idempotent
 	spoken atomic.Bool
 	once   sync.Once
@@ -69,7 +73,7 @@ const (
 )
 
 func newWire(c net.Conn, underWay func() int64) *wire {
-	w := &wire{Conn: c, underWay: underWay}
+	w := &wire{Conn: c, underWay: underWay, line: idleLine()}
 	if runtime.GOMAXPROCS(0) > 1 {
 		w.direct = directly(c)
 	}
@@ -78,15 +82,36 @@ func newWire(c net.Conn, underWay func() int64) *wire {
 
 // Read notes the first byte: until then, the client may be waiting for the answer to its greeting.
 func (w *wire) Read(b []byte) (int, error) {
-	if n := w.stayAwake(b); n > 0 {
-		return n, nil
+	w.carry(len(b) > w.line.buffer)
+	n, err := w.stayAwake(b), error(nil)
+	if n == 0 {
+		n, err = w.Conn.Read(b)
 	}
-	n, err := w.Conn.Read(b)
+	if n > 0 {
+		w.dog.hears()
+		w.line.reads(n)
+	}
 	if n > 0 && !w.spoken.Load() {
 		w.spoken.Store(true)
 		w.settle()
 	}
-	return n, err
+	if err != nil {
+		w.carry(false)
+	}
+	return n, w.dog.explain(err)
+}
+
+// carry notes whether the reader is reading a large value.
+func (w *wire) carry(loads bool) {
+	if loads == w.loads {
+		return
+	}
+	w.loads = loads
+	if loads {
+		w.line.carrying.Add(1)
+	} else {
+		w.line.carrying.Add(-1)
+	}
 }
 
 // stayAwake reads what comes soon. It returns 0 when the reader should go to sleep.
@@ -141,6 +166,7 @@ func (w *wire) fallAsleep() {
 
 // Write writes b, or keeps it for the next who writes.
 func (w *wire) Write(b []byte) (int, error) {
+	w.dog.asks()
 	gathering, n := w.isGathering(), w.underWay()
 	size := n / parts
 	if !gathering || size <= 1 || n >= manyUnderWay {
@@ -149,7 +175,7 @@ func (w *wire) Write(b []byte) (int, error) {
 			runtime.Gosched()
 		}
 		if w.waiting.Load() == 0 {
-			return w.Conn.Write(b)
+			return w.send(b)
 		}
 	}
 	err := w.gather(b, size)
@@ -160,6 +186,21 @@ func (w *wire) Write(b []byte) (int, error) {
 		return 0, err
 	}
 	return len(b), nil
+}
+
+// send writes b, what is large in pieces, each of which is noted.
+func (w *wire) send(b []byte) (n int, err error) {
+	if len(b) <= writtenPiece {
+		return w.Conn.Write(b)
+	}
+	for n < len(b) && err == nil {
+		var m int
+		m, err = w.Conn.Write(b[n:min(n+writtenPiece, len(b))])
+		n += m
+		w.dog.passed.Add(1)
+		w.line.writes(m)
+	}
+	return n, err
 }
 
 // isGathering reports whether somebody is sure to come by and write what waits.
@@ -189,7 +230,7 @@ func (w *wire) write(rest []byte) error {
 		return w.failed
 	}
 	if len(rest) > 0 {
-		if _, w.failed = w.Conn.Write(rest); w.failed != nil {
+		if _, w.failed = w.send(rest); w.failed != nil {
 			return w.failed
 		}
 	}

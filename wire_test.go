@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -377,4 +378,57 @@ func TestAnAttemptIsInterrupted(t *testing.T) {
 		require.Zero(t, n)
 		require.ErrorIs(t, got, want)
 	}
+}
+
+// A wire is closed when nothing comes though something was written, and not as long as pieces come or go.
+func TestASilentWireIsClosed(t *testing.T) {
+	const patience = 400 * time.Millisecond
+	watched := func(t *testing.T) (*wire, *net.TCPConn) {
+		w, server, _ := testWire(t)
+		w.dog.patience, w.dog.bark = patience, func() { _ = w.Conn.Close() }
+		return w, server
+	}
+	read := func(w *wire) error {
+		_, err := w.Read(make([]byte, 10))
+		return err
+	}
+	t.Run("nothing was written", func(t *testing.T) {
+		w, server := watched(t)
+		time.AfterFunc(2*patience, func() { _, _ = server.Write([]byte("late")) })
+		require.NoError(t, read(w))
+	})
+	t.Run("silent", func(t *testing.T) {
+		w, _ := watched(t)
+		_, err := w.Write([]byte("PING"))
+		require.NoError(t, err)
+		require.ErrorIs(t, read(w), os.ErrDeadlineExceeded)
+	})
+	t.Run("silent after an answer", func(t *testing.T) {
+		w, server := watched(t)
+		for range 3 {
+			_, err := w.Write([]byte("PING"))
+			require.NoError(t, err)
+			_, err = server.Write([]byte("PONG"))
+			require.NoError(t, err)
+			require.NoError(t, read(w))
+			time.Sleep(2 * patience) // it may rest meanwhile
+		}
+		_, err := w.Write([]byte("PING"))
+		require.NoError(t, err)
+		require.ErrorIs(t, read(w), os.ErrDeadlineExceeded)
+	})
+	t.Run("slow", func(t *testing.T) {
+		w, server := watched(t)
+		go func() {
+			for range 12 {
+				time.Sleep(patience / 4)
+				_, _ = server.Write([]byte("a piece"))
+			}
+		}()
+		for range 12 {
+			_, err := w.Write([]byte("more"))
+			require.NoError(t, err)
+			require.NoError(t, read(w))
+		}
+	})
 }

@@ -25,7 +25,6 @@ type credentialsFunc = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredent
 // closed from outside, when the client waits for a server that does not answer.
 type wires struct {
 	underWay  func() int64 // how many operations are under way
-	plain     atomic.Bool  // HELLO is left out; see conn_resp2.go
 	unsettled atomic.Int32 // connections that are being made, up to the first byte that comes
 
 	mu     sync.Mutex
@@ -102,8 +101,8 @@ func delay(c net.Conn) {
 	}
 }
 
-// watch returns a function that dials with dial. lost is called when one of the connections is closed.
-func (ws *wires) watch(dial dialFunc, lost func()) dialFunc {
+// watch returns a function that dials with dial, for the wires of a line.
+func (ws *wires) watch(dial dialFunc, l *line) dialFunc {
 	return func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
 		ws.unsettled.Add(1)
 		settle := sync.OnceFunc(func() { ws.unsettled.Add(-1) })
@@ -115,15 +114,13 @@ func (ws *wires) watch(dial dialFunc, lost func()) dialFunc {
 			return nil, err
 		}
 		w := newWire(c, ws.underWay)
-		if ws.plain.Load() {
-			w.Conn = &plainWire{Conn: c}
-		}
-		w.settle = settle
+		w.settle, w.line = settle, l
+		w.dog.patience, w.dog.bark = l.patience, func() { _ = c.Close() } // the reader gets the error
 		w.gone = func() {
 			settle()
 			ws.remove(w)
 			if !w.dropped.Load() {
-				lost()
+				l.lost()
 			}
 		}
 		if !ws.add(w) {
