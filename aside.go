@@ -21,6 +21,7 @@ type aside[T any] struct {
 	lease time.Duration // LeaseTTL
 	wait  time.Duration // LeaseWait
 	id    string        // begins the text of each token of ours
+	held  *holdings     // its leases
 
 	weigh     func(key string, value T) int // nil: every entry weighs 1
 	unweighed func(error)                   // called when weigh has failed
@@ -75,6 +76,7 @@ type change struct {
 func newAside[T any](r remote[T], hub *nearHub, cfg Config, weigh func(string, T) int, told, evicted func()) (*aside[T], error) {
 	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, weigh: weigh, told: told}
 	a.lease, a.wait, a.id = cfg.LeaseTTL, cfg.LeaseWait, rand.Text()[:tokenHolder]
+	a.held = newHoldings(r.conn, a.lease)
 	a.keepsStale = keepsStale(cfg)
 	until := func(n *nearEntry[T]) int64 { return n.until }
 	a.near = newExpiring(cfg.MaxEntries, weigh != nil, cfg.ReapInterval, a.clock, until, evicted)
@@ -184,6 +186,7 @@ func (a *aside[T]) decode(key, data string) (*entry[T], error) {
 // is one is noted until Redis tells that it has changed.
 func (a *aside[T]) arrived(w *watch, key, data string) {
 	if isLease(data) {
+		a.held.stands(key, data)
 		s := a.shard(key)
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -214,6 +217,7 @@ func (a *aside[T]) invalidated(key string) {
 	s.tellLocked(key)
 	own := s.writing[key] > 0 || a.clearing.Load() > 0
 	s.mu.Unlock()
+	a.held.changed(key)
 	if kept && !own {
 		a.told()
 	}
@@ -230,6 +234,7 @@ func (a *aside[T]) invalidatedAll(ended *watch) {
 		clear(s.reading)
 		s.mu.Unlock()
 	}
+	a.held.allChanged()
 }
 
 // changeLocked returns the next change of key. tellLocked takes it off again, and sees to it that nobody
@@ -345,6 +350,7 @@ func (a *aside[T]) figures() (entries int, evictions, expirations uint64) { retu
 
 func (a *aside[T]) close() {
 	a.closed.Store(true)
+	a.held.close()
 	a.unhook()
 	a.near.close()
 }

@@ -128,6 +128,11 @@ type RedisConfig struct {
 	// through [WithRueidisOption]. Defaults to off.
 	TLS bool `json:"tls,omitempty" yaml:"tls"`
 
+	// RESP is the version of Redis' protocol. 2 is for a proxy that knows no HELLO: none is sent then, and no
+	// CLIENT command. The backend rueidis-aside needs 3. Defaults to zero: 3, or 2 with the backend rueidis and a
+	// single address if there is no HELLO, which is found out.
+	RESP int `json:"resp,omitempty" yaml:"resp"`
+
 	// SentinelMaster is the name of the master set to ask the sentinels at Addrs for. Defaults to "",
 	// no sentinel.
 	SentinelMaster string `json:"sentinel_master,omitempty" yaml:"sentinel_master"`
@@ -181,6 +186,9 @@ func (c Config) resolve() (Config, error) {
 	if err := c.Redis.checkAddrs(); err != nil {
 		return c, err
 	}
+	if err := c.checkRESP(); err != nil {
+		return c, err
+	}
 	return c, c.checkNumbers()
 }
 
@@ -194,6 +202,16 @@ func (r RedisConfig) checkAddrs() error {
 		case address[0] != '/' && strings.Contains(address, "@"):
 			return fieldError("Redis.Addrs", "with a user", "host:port; for a user there are Username and Password")
 		}
+	}
+	return nil
+}
+
+func (c Config) checkRESP() error {
+	switch {
+	case c.Redis.RESP != 0 && c.Redis.RESP != 2:
+		return fieldError("Redis.RESP", c.Redis.RESP, "2, or zero to find out")
+	case c.Redis.RESP == 2 && c.Backend == BackendRueidisAside:
+		return fieldError("Redis.RESP", c.Redis.RESP, "zero with the backend rueidis-aside, which needs the client tracking of RESP3; without it use the backend rueidis")
 	}
 	return nil
 }

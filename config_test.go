@@ -20,7 +20,7 @@ import (
 
 // full has every field set, to what is not its default.
 var full = Config{
-	Backend: BackendRueidisAside,
+	Backend: BackendRueidis,
 	Redis: RedisConfig{
 		URL:            "redis://user:url-secret@host:6379/1",
 		Addrs:          []string{"host1:6379", "[::1]:6380"},
@@ -28,6 +28,7 @@ var full = Config{
 		Password:       "config-secret&?#%",
 		DB:             3,
 		TLS:            true,
+		RESP:           2,
 		SentinelMaster: "main",
 		Cluster:        true,
 	},
@@ -61,7 +62,7 @@ func withoutSecrets(c Config) Config {
 
 func TestEveryFieldHasAParameterOfItsName(t *testing.T) {
 	snake := func(name string) string {
-		name = strings.NewReplacer("TTL", "Ttl", "URL", "Url", "DB", "Db", "TLS", "Tls").Replace(name)
+		name = strings.NewReplacer("TTL", "Ttl", "URL", "Url", "DB", "Db", "TLS", "Tls", "RESP", "Resp").Replace(name)
 		var b strings.Builder
 		for i, r := range name {
 			if unicode.IsUpper(r) && i > 0 {
@@ -401,9 +402,9 @@ func TestPrintedConfigsHideThePassword(t *testing.T) {
 
 // written is full in the forms of a file; the parts of Redis have a place of their own there.
 const written = `{
-	"backend": "rueidis-aside",
+	"backend": "rueidis",
 	"redis": {"url": "redis://user:url-secret@host:6379/1", "addrs": ["host1:6379", "[::1]:6380"], "username": "us er",
-		"password": "config-secret&?#%", "db": 3, "tls": true, "sentinel_master": "main", "cluster": true},
+		"password": "config-secret&?#%", "db": 3, "tls": true, "resp": 2, "sentinel_master": "main", "cluster": true},
 	"prefix": "app +&=ü", "name": "users", "max_entries": -1, "local_ttl": "1m30s", "reap_interval": "-1s",
 	"fetch_timeout": "-1ns", "op_timeout": "1s", "lease_ttl": "3s", "lease_wait": "7s", "negative_ttl": "1ms", "stale_for": "1h",
 	"stale_if_error": "24h", "refresh_ahead": 0.8, "soft_timeout": "1us", "jitter": 0.1, "error_cooldown": "5s",

@@ -28,6 +28,7 @@ var configFields = []configField{
 	{"password", func(c *Config) any { return &c.Redis.Password }},
 	{"db", func(c *Config) any { return &c.Redis.DB }},
 	{"tls", func(c *Config) any { return &c.Redis.TLS }},
+	{"resp", func(c *Config) any { return &c.Redis.RESP }},
 	{"sentinel_master", func(c *Config) any { return &c.Redis.SentinelMaster }},
 	{"cluster", func(c *Config) any { return &c.Redis.Cluster }},
 	{"prefix", func(c *Config) any { return &c.Prefix }},

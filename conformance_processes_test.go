@@ -115,7 +115,7 @@ func checkDeadFiller(e *env) {
 	require.NoError(e, err)
 	require.Nil(e, filled)
 	require.NotEmpty(e, held.token)
-	held.aside.rest() // it dies: nothing prolongs its lease any more, and nothing gives it up
+	held.aside.held.rest() // it dies: nothing prolongs its lease any more, and nothing gives it up
 	begun := time.Now()
 	s := serve("v")
 	v, err := c.GetWithFetch(e.Context(), key, time.Minute, s.fetch)

@@ -22,6 +22,7 @@ type conn struct {
 	timeouts *opTimeouts
 	breaker  *breaker
 	load     load
+	dial     dialFunc // for what is not the client's; see dialApart
 	wires    wires
 	line     line // of the first connection
 	second   second
@@ -33,6 +34,7 @@ type conn struct {
 	teaching atomic.Bool  // a script is being sent; see scripts.go
 	taught   atomic.Int64 // when that was begun last, in unix nanoseconds
 	redialed atomic.Int64 // when the connections were given up last, in unix nanoseconds; see redial
+	doubt    atomic.Bool  // whether there is a proxy still; see lookAgain
 
 	checkOnce sync.Once
 	checkName string        // what the keys of unusedKey have in common; random, so that they are no cache's
@@ -66,10 +68,11 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 	n.breaker = newBreaker(n.probe, events)
 	n.breaker.brief = cfg.OpTimeout / 8
 	n.wires.underWay = n.load.underWay.Load
-	dial := dialer(&option)
+	n.wires.plain.Store(option.AlwaysRESP2 && n.mayBePlain())
+	n.dial = dialer(&option)
 	n.line.lost, n.line.patience, n.line.piece = n.lost, patienceOf(&option), readPiece
 	n.line.buffer = cmp.Or(option.ReadBufferEachConn, rueidis.DefaultReadBuffer)
-	n.option.DialCtxFn = n.wires.watch(dial, &n.line)
+	n.option.DialCtxFn = n.wires.watch(n.dial, &n.line)
 	if option.AuthCredentialsFn != nil {
 		n.option.AuthCredentialsFn = n.wires.credentials(option.AuthCredentialsFn)
 	}
@@ -77,7 +80,7 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 		*moves = maxRedirections
 	}
 	n.option.ConnWriteTimeout = max(option.ConnWriteTimeout, pingPatience)
-	n.openSecond(dial)
+	n.openSecond(n.dial)
 	return n, nil
 }
 
@@ -101,6 +104,7 @@ var errConnectionLost = errors.New("connection lost")
 // lost is called when a connection closes. In a cluster that says nothing about the other nodes.
 func (n *conn) lost() {
 	if n.option.ForceSingleClient && n.client.Load() != nil && !n.closing.Load() {
+		n.doubt.Store(n.isPlain() && !n.option.AlwaysRESP2)
 		n.breaker.trip(errConnectionLost)
 	}
 }
@@ -146,7 +150,11 @@ func (n *conn) makeClient() error {
 	if n.client.Load() != nil || n.closing.Load() {
 		return nil
 	}
-	c, err := rueidis.NewClient(n.option)
+	option := n.option
+	if n.isPlain() {
+		option = plainOption(option)
+	}
+	c, err := rueidis.NewClient(option)
 	if c == nil {
 		return err
 	}
@@ -160,22 +168,24 @@ func (n *conn) makeClient() error {
 // probe asks whether Redis answers. If it is not brisk it has a time of its own, longer than an
 // operation's: if connecting takes longer than those, nothing else would ever bring the connection back.
 func (n *conn) probe(ctx context.Context, brisk bool) error {
-	if err := n.makeClient(); err != nil {
-		return err
-	}
-	c := n.client.Load()
-	if c == nil {
-		return rueidis.ErrClosing
-	}
 	limit := n.cfg.OpTimeout
 	if !brisk {
 		limit += dialTimeout + writeTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := ping(ctx, *c)
-	if isLost(err) && !isRefused(err) { // it may have gone by the connection that was lost; now there is another one, if there can be
-		err = ping(ctx, *c)
+	n.lookAgain(ctx)
+	err := n.reach(ctx)
+	if err != nil {
+		if err = n.fallBack(ctx, err); err == nil {
+			err = n.reach(ctx)
+		}
+	}
+	if n.isLate(err) {
+		return nil // it stands behind what flows
+	}
+	if !brisk && n.isPlain() && errors.Is(err, context.DeadlineExceeded) {
+		n.wires.drop() // without a PING, the client does not notice
 	}
 	re, ok := rueidis.IsRedisErr(err)
 	if ok && wantsMaster(re) {
@@ -183,9 +193,6 @@ func (n *conn) probe(ctx context.Context, brisk bool) error {
 	}
 	if ok && !notServing(re) && !refusesConnection(re) && n.wires.isConnected() {
 		return nil // any other reply is an answer, even "no permission"; but in a handshake it ends the connection
-	}
-	if n.isLate(err) {
-		return nil // it stands behind what flows
 	}
 	return err
 }
@@ -216,8 +223,36 @@ func hasEnded(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 
-func ping(ctx context.Context, c rueidis.Client) error {
-	return leavable{Client: c}.Do(ctx, c.B().Ping().Build()).Error()
+// reach asks whether there is an answer, of a client that it makes unless there is one.
+func (n *conn) reach(ctx context.Context) error {
+	if err := n.makeClient(); err != nil {
+		return err
+	}
+	c := n.client.Load()
+	if c == nil {
+		return rueidis.ErrClosing
+	}
+	err := n.askFor(ctx, *c)
+	if isLost(err) && !isRefused(err) { // it may have gone by the connection that was lost; now there is another one, if there can be
+		err = n.askFor(ctx, *c)
+	}
+	return err
+}
+
+func (n *conn) askFor(ctx context.Context, c rueidis.Client) error {
+	err := leavable{Client: c}.Do(ctx, n.pingCommand(c.B())).Error()
+	if rueidis.IsRedisNil(err) {
+		return nil
+	}
+	return err
+}
+
+// pingCommand is a command that has an answer from any server. A proxy may not know PING.
+func (n *conn) pingCommand(b rueidis.Builder) rueidis.Completed {
+	if n.isPlain() {
+		return b.Get().Key(n.plainKey()).Build()
+	}
+	return b.Ping().Build()
 }
 
 // beat sends a beat for near copies (see beats), and returns when it is answered, or the connection is lost.
@@ -271,6 +306,6 @@ func hopeless(err error) bool {
 		return !notServing(re) && !re.IsClusterDown() && !re.IsTryAgain()
 	}
 	var certificate *tls.CertificateVerificationError
-	return errors.Is(err, rueidis.ErrNoCache) || rueidis.IsRedisNil(err) || errors.Is(err, errSpeaksTLS) || errors.Is(err, errSpeaksPlain) ||
+	return errors.Is(err, rueidis.ErrNoCache) || rueidis.IsRedisNil(err) || errors.Is(err, errSpeaksTLS) || errors.Is(err, errSpeaksPlain) || errors.Is(err, errHangsUp) ||
 		errors.As(err, &certificate)
 }

@@ -71,7 +71,12 @@ func (n *conn) openSecond(dial dialFunc) {
 			return store
 		}
 	}
-	s.make = func() (rueidis.Client, error) { return rueidis.NewClient(option) }
+	s.make = func() (rueidis.Client, error) {
+		if n.isPlain() {
+			return rueidis.NewClient(plainOption(option))
+		}
+		return rueidis.NewClient(option)
+	}
 }
 
 // get returns the client, which it makes if there is none.
@@ -95,13 +100,18 @@ func (s *second) get() (rueidis.Client, error) {
 	return c, nil
 }
 
-func (s *second) close() {
-	s.closed.Store(true)
+// renew closes the client. Another one is made when it is needed.
+func (s *second) renew() {
 	s.making.Lock()
 	defer s.making.Unlock()
-	if c := s.client.Load(); c != nil {
+	if c := s.client.Swap(nil); c != nil {
 		(*c).Close()
 	}
+}
+
+func (s *second) close() {
+	s.closed.Store(true)
+	s.renew()
 }
 
 // of returns what is known of a key in Redis, or nil if its value was not large.

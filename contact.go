@@ -20,12 +20,13 @@ import (
 
 var (
 	errSpeaksTLS   = errors.New("the server speaks TLS, which is not configured (Redis.TLS, or a rediss:// URL)")
+	errHangsUp     = errors.New("the server, or a proxy before it, hangs up at")
 	errSpeaksPlain = errors.New("TLS is configured (Redis.TLS, or a rediss:// URL), but the server does not speak it")
 )
 
 // firstContact makes the client, and looks for the reason if Redis does not answer properly.
 func (n *conn) firstContact() error {
-	err := n.makeClient()
+	err := n.greet()
 	if err == nil || hopeless(err) || errors.Is(err, syscall.ECONNREFUSED) || n.closing.Load() {
 		return err
 	}
@@ -37,26 +38,21 @@ func (n *conn) firstContact() error {
 			return fmt.Errorf("%s: %w", address, mismatch)
 		}
 	}
-	return err
+	return cmp.Or(n.hangsUpAt(err), err)
 }
 
 // mismatch looks whether a server speaks TLS and we do not, or the other way round. It sends nothing that
 // is secret.
 func (n *conn) mismatch(address string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	ctx, cancel := n.wires.bound(context.Background(), dialTimeout)
 	defer cancel()
 	dialer, config := n.option.Dialer, n.option.TLSConfig
 	if n.option.Sentinel.MasterSet != "" { // the addresses are sentinels
 		dialer, config = n.option.Sentinel.Dialer, n.option.Sentinel.TLSConfig
 	}
-	c, err := n.option.DialCtxFn(ctx, address, &dialer, nil)
+	c, err := n.dialApart(ctx, address, dialer, nil)
 	if err != nil {
 		return nil // it is down, then
-	}
-	defer c.Close()
-	deadline, _ := ctx.Deadline()
-	if c.SetDeadline(deadline) != nil {
-		return nil
 	}
 	if config != nil {
 		if greets(c) {
@@ -73,6 +69,31 @@ func (n *conn) mismatch(address string) error {
 	return nil
 }
 
+// dialApart dials a connection that is not the client's. It is closed when ctx ends.
+func (n *conn) dialApart(ctx context.Context, address string, dialer net.Dialer, config *tls.Config) (net.Conn, error) {
+	c, err := n.dial(ctx, address, &dialer, named(config, address))
+	if err == nil {
+		context.AfterFunc(ctx, func() { _ = c.Close() }) // all that it was for is done, or given up
+	}
+	return c, err
+}
+
+// hangsUpAt returns an error if what is there is welcoming, and hangs up at what the configuration has the client
+// begin with: a proxy does that when it does not know a command.
+func (n *conn) hangsUpAt(err error) error {
+	var commands []string
+	if n.option.Username != "" || n.option.Password != "" {
+		commands = append(commands, "AUTH (Redis.Username, Redis.Password)")
+	}
+	if n.option.SelectDB != 0 {
+		commands = append(commands, "SELECT (Redis.DB)")
+	}
+	if len(commands) == 0 || !n.isPlain() || !hangsUp(err) || !serves(n.exchange(context.Background(), n.getCommand())[0]) {
+		return nil
+	}
+	return fmt.Errorf("%w %s: %w", errHangsUp, strings.Join(commands, " or "), err)
+}
+
 // greets reports whether a server answers a PING in the clear, be it by an error.
 func greets(c net.Conn) bool {
 	if _, err := c.Write([]byte("PING\r\n")); err != nil {
@@ -85,6 +106,7 @@ func greets(c net.Conn) bool {
 
 // explain says what a hopeless error means.
 func (n *conn) explain(err error) error {
+	re, ok := rueidis.IsRedisErr(err)
 	text := err.Error()
 	switch {
 	case errors.Is(err, rueidis.ErrNoCache):
@@ -92,14 +114,16 @@ func (n *conn) explain(err error) error {
 		said = cmp.Or(strings.TrimSpace(said), "the server does not speak RESP3")
 		return fmt.Errorf("%w: the backend rueidis-aside needs Redis 6 or newer with RESP3, and a user that may call CLIENT TRACKING; "+
 			"without them use rueidis: %w", ErrInvalidConfig, &shortened{said, err})
-	case errors.Is(err, errSpeaksTLS), errors.Is(err, errSpeaksPlain):
+	case errors.Is(err, errSpeaksTLS), errors.Is(err, errSpeaksPlain), errors.Is(err, errHangsUp):
 		return fmt.Errorf("%w: %w", ErrInvalidConfig, err)
 	case strings.Contains(text, "DB index is out of range"), strings.Contains(text, "SELECT is not allowed"):
 		return fmt.Errorf("%w: Redis.DB is %d: %w", ErrInvalidConfig, n.option.SelectDB, err)
+	case n.option.SelectDB != 0 && ok && isUnknownCommand(re) && containsAny(strings.ToLower(text), "'select'", "`select`"):
+		return fmt.Errorf("%w: Redis.DB is %d, but the server, or a proxy before it, does not know SELECT: %w", ErrInvalidConfig, n.option.SelectDB, withoutArguments(re))
 	case strings.HasPrefix(text, "WRONGPASS"):
 		user := n.option.Username
 		if user == "" {
-			user = "default"
+			user = defaultUser
 		}
 		return fmt.Errorf("%w: Redis does not know user %q with this password: %w", ErrInvalidConfig, user, err)
 	case strings.HasPrefix(text, "NOAUTH") && n.option.Sentinel.MasterSet != "":
@@ -231,7 +255,7 @@ func isRefusal(err error) bool {
 // ping is Health of a backend: whether Redis answers. It waits if the connection is being probed just now.
 func (n *conn) ping(ctx context.Context) error {
 	return n.attempt(ctx, true, func(o *op) error {
-		err := o.Do(o.ctx, o.B().Ping().Build()).Error()
+		err := o.Do(o.ctx, n.pingCommand(o.B())).Error()
 		if isRefusal(err) {
 			return nil // an answer
 		}

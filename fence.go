@@ -148,6 +148,17 @@ func (s *flightShard[T]) voidLocked(key string) {
 	}
 }
 
+// overtake voids and detaches f, whose key another process has written.
+func (f *flight[T]) overtake() {
+	s := f.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.void, f.overtaken = true, true
+	if s.joinable[f.key] == f {
+		s.detachLocked(f.key)
+	}
+}
+
 // fenceAll voids and detaches every flight before a Clear, and waits for those that are storing their results;
 // unfenceAll must follow. A Clear may take seconds, and a fetch that begins meanwhile knows nothing from before it,
 // unless its flight has found an older value: so it is kept.

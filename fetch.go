@@ -201,6 +201,7 @@ func (c *Client[T]) lease(ctx context.Context, f *flight[T], wait bool) readines
 func (c *Client[T]) hold(f *flight[T], held lease[T]) bool {
 	f.lease = &held
 	if f.holds(func() { c.giveUp(f.key, held, outcomeAtEnd(f.err)) }) {
+		held.aside.held.follow(f)
 		return true
 	}
 	c.giveUp(f.key, held, noOutcome)

@@ -26,12 +26,9 @@ import (
 
 // asideLease is what rueidis-aside knows of a lease.
 type asideLease struct {
-	key      string // in Redis, of the token
-	replaces string // the first bytes of the stale entry that is to be replaced; "" for a missing key
-	length   int    // and its length
-	shared   bool   // another process holds it: to be filled by comparison, and not to be given up
-	beat     *reaper
-	cancel   context.CancelFunc // ends the heartbeat's operation
+	leasePlace
+	shared bool     // another process holds it: to be filled by comparison, and not to be given up
+	held   *holding // nil for a mark, which nothing tells of
 }
 
 // identityBytes is how much of an entry its identity takes: the header.
@@ -47,6 +44,17 @@ func (a *aside[T]) leaseKey(key string) string { return leaseName(a.name) + key 
 func leaseName(name string) string {
 	prefix, rest, _ := strings.Cut(name, ":") // rest ends with a colon, which no other cache's name holds
 	return prefix + "::" + rest
+}
+
+// missing is the place of a lease where there is nothing under key.
+func (a *aside[T]) missing(key string) leasePlace {
+	redisKey := a.redisKey(key)
+	return leasePlace{key: key, entryAt: redisKey, tokenAt: redisKey}
+}
+
+// stale is the place of a lease to replace an entry whose stored form is data.
+func (a *aside[T]) stale(key, data string) leasePlace {
+	return leasePlace{key: key, entryAt: a.redisKey(key), tokenAt: a.leaseKey(key), replaces: identity(data), length: len(data)}
 }
 
 func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], allowed *allowance, wait bool) (lease[T], *entry[T], error) {
@@ -69,27 +77,6 @@ func (a *aside[T]) acquire(ctx context.Context, key string, seen *entry[T], allo
 	}
 }
 
-// sight is what is known of a key before one tries to lease it.
-type sight struct {
-	missing bool      // there is likely nothing under it
-	token   string    // a lease is there: no need to try
-	overdue bool      // a lease was there, and has been waited for in vain: it is to be looked at
-	waited  bool      // for a lease, so that its outcome is the answer
-	first   string    // the token that was waited for first; "" if it was not seen
-	ours    bool      // it was of an earlier flight of this process, whose outcome its own callers have
-	until   time.Time // when LeaseWait is over; zero before it is known
-	over    bool      // it is
-}
-
-// heard takes note of a lease that is waited for. Its age is not to be relied on, since it compares two clocks: a
-// part of LeaseTTL is waited in any case.
-func (s *sight) heard(token string, wait, least time.Duration) {
-	left := max(wait-max(tokenAge(token), 0), min(least, wait))
-	if until := time.Now().Add(left); s.until.IsZero() || until.Before(s.until) {
-		s.until = until
-	}
-}
-
 // contend tries to lease a key. It returns the lease, or an entry that needs no fetch, or errLeased; or
 // none of them, if the key has changed meanwhile.
 func (a *aside[T]) contend(ctx context.Context, key string, known *sight) (held lease[T], filled *entry[T], err error) {
@@ -98,7 +85,7 @@ func (a *aside[T]) contend(ctx context.Context, key string, known *sight) (held 
 		return held, nil, errLeased
 	}
 	if known.missing {
-		held, err = a.take(ctx, a.redisKey(key))
+		held, err = a.takeOrMeet(ctx, key, known)
 		if err != nil || held.token != "" {
 			return held, nil, err
 		}
@@ -106,7 +93,7 @@ func (a *aside[T]) contend(ctx context.Context, key string, known *sight) (held 
 	data, err := a.read(ctx, key) // from here on Redis tells when the key changes
 	switch {
 	case err == errNothing:
-		held, err = a.take(ctx, a.redisKey(key))
+		held, err = a.takeOrMeet(ctx, key, known)
 		return held, nil, err
 	case err == errWrongType:
 		held, err = a.seize(ctx, key, "", -1)
@@ -117,7 +104,7 @@ func (a *aside[T]) contend(ctx context.Context, key string, known *sight) (held 
 	e, err := a.decode(key, data)
 	switch {
 	case err == errLease:
-		held, err = a.meet(ctx, a.redisKey(key), data, known)
+		held, err = a.meet(ctx, a.missing(key), data, known)
 		return held, nil, err
 	case err != nil:
 		held, err = a.seize(ctx, key, identity(data), len(data))
@@ -132,50 +119,38 @@ func (a *aside[T]) contend(ctx context.Context, key string, known *sight) (held 
 	return held, nil, err
 }
 
-// hear notes a token that is waited for.
-func (a *aside[T]) hear(known *sight, token string) {
-	if known.first == "" || known.ours {
-		known.first, known.ours = token, a.isOurs(token)
-	}
-	known.heard(token, a.wait, a.lease/leaseLooks)
-}
-
-// meet is what becomes of a lease that another process has under redisKey, or has had: stands is its token, or the
+// meet is what becomes of a lease that another process has in this place, or has had: stands is its token, or the
 // mark that it has left.
-func (a *aside[T]) meet(ctx context.Context, redisKey, stands string, known *sight) (lease[T], error) {
-	shared := lease[T]{token: stands, aside: asideLease{key: redisKey, shared: true}}
+func (a *aside[T]) meet(ctx context.Context, p leasePlace, stands string, known *sight) (lease[T], error) {
 	if !isMark(stands) {
 		if err := known.answer(outcome(stands[tokenBeforeAt]), stands); err != nil {
 			return lease[T]{}, err
 		}
 		if known.over {
-			return shared, nil
+			return a.share(p, stands), nil
 		}
 		a.hear(known, stands)
-		return a.takeOver(ctx, redisKey, stands, known)
+		return a.takeOver(ctx, p, stands, known)
 	}
 	o := outcomeOf(stands)
 	if o == notStored { // one after another would wait in vain
-		return shared, nil
+		return a.share(p, stands), nil
 	}
 	if err := known.answer(o, stands); err != nil {
 		return lease[T]{}, err
 	}
-	return a.put(ctx, &replaceScript, redisKey, o, stands, strconv.Itoa(len(stands)))
+	return a.put(ctx, &replaceScript, p, o, stands, strconv.Itoa(len(stands)))
 }
 
-// answer returns what the outcome of the lease that was waited for is to those who wait, if it was waited for: now
-// says, by its mark or by the token that has replaced that, how the lease before it ended.
-func (s *sight) answer(o outcome, now string) error {
-	switch {
-	case !s.waited || s.ours || now == s.first:
-		return nil
-	case o == notFound:
-		return errAbsent
-	case o == failed:
-		return errFailed
+// share returns a lease by which to fetch beside another process. It is lost with the other's token. A mark goes by
+// itself, so that says nothing.
+func (a *aside[T]) share(p leasePlace, stands string) lease[T] {
+	shared := asideLease{leasePlace: p, shared: true}
+	if p.replaces != "" || !isMark(stands) {
+		shared.held = a.held.add(p, stands, false)
+		a.held.look(shared.held)
 	}
-	return nil
+	return lease[T]{token: stands, aside: shared}
 }
 
 // isStale reports whether e is past its freshness, or due for a refresh.
@@ -184,38 +159,63 @@ func (a *aside[T]) isStale(e *entry[T]) bool {
 	return now >= e.freshUntil(a.form.window)-e.early()
 }
 
-// take leases a key by setting it to a token, if there is nothing under it. The token is "" if there is.
-func (a *aside[T]) take(ctx context.Context, redisKey string) (lease[T], error) {
-	token := a.token(noOutcome)
+// takeOrMeet takes the lease of a missing key, or meets the one that is there.
+func (a *aside[T]) takeOrMeet(ctx context.Context, key string, known *sight) (lease[T], error) {
+	p := a.missing(key)
+	held, stands, err := a.take(ctx, p)
+	if err == nil && held.token == "" && (isLease(stands) || isMark(stands)) {
+		return a.meet(ctx, p, stands, known)
+	}
+	return held, err
+}
+
+// take leases a key by setting it to a token, if there is nothing under it. The token is "" if there is; stands are
+// the first bytes of that. From the read behind it on Redis tells when the key changes. Of the lease of a stale entry
+// it tells by the entry, and stands is "".
+func (a *aside[T]) take(ctx context.Context, p leasePlace) (held lease[T], stands string, err error) {
+	h := a.held.add(p, a.token(noOutcome), true)
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
-		return lease[T]{}, err
+		h.rest()
+		return held, "", err
 	}
-	reply := o.Do(o.ctx, o.B().Set().Key(redisKey).Value(token).Nx().PxMilliseconds(a.lease.Milliseconds()).Build())
-	taken := reply.Error() == nil
-	return a.taken(redisKey, token, taken, a.conn.end(&o, reply.Error()))
+	commands := rueidis.Commands{o.B().Set().Key(p.tokenAt).Value(h.token).Nx().PxMilliseconds(a.lease.Milliseconds()).Build()}
+	if p.replaces == "" {
+		commands = append(commands, rueidis.Completed(o.readStanding(p.entryAt).ToStaticTTL().Pin()))
+	}
+	replies := o.DoMulti(o.ctx, commands...)
+	if len(replies) > 1 {
+		stands, _ = replies[1].ToString() // what is no string is read once more
+	}
+	err = replies[0].Error()
+	held, err = a.taken(h, err == nil, a.conn.end(&o, err))
+	return held, stands, err
 }
 
 // taken returns a lease that was asked for with this outcome. If the answer has not come in time, the token may
 // stand there all the same, now or in a moment, so the lease is returned together with the error.
-func (a *aside[T]) taken(redisKey, token string, taken bool, err error) (lease[T], error) {
+func (a *aside[T]) taken(h *holding, taken bool, err error) (lease[T], error) {
 	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 	if err == nil && !taken || err != nil && !late {
+		h.rest()
 		return lease[T]{}, err
 	}
-	return a.hold(lease[T]{token: token, aside: asideLease{key: redisKey}}), err
+	if !h.isHeard() {
+		a.held.look(h)
+	}
+	return lease[T]{token: h.token, aside: asideLease{leasePlace: h.leasePlace, held: h}}, err
 }
 
 // takeStale leases the entry e, whose stored form is data, to replace it. It returns errLeased if another
 // process has that lease, and errReplaced if the entry is no longer there: then whoever had the lease until now
 // has replaced it.
 func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T], known *sight) (lease[T], error) {
-	held, err := a.take(ctx, a.leaseKey(key))
+	p := a.stale(key, data)
+	held, _, err := a.take(ctx, p)
 	if err == nil && held.token == "" {
-		held, err = a.meetStale(ctx, a.leaseKey(key), known)
+		held, err = a.meetStale(ctx, p, known)
 	}
 	held.seen = e
-	held.aside.replaces, held.aside.length = identity(data), len(data)
 	if err != nil || held.token == "" {
 		return held, err
 	}
@@ -229,12 +229,12 @@ func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T],
 
 // meetStale is meet for the lease of a stale entry, which is looked at for that. What is neither token nor mark
 // is taken over in its time.
-func (a *aside[T]) meetStale(ctx context.Context, redisKey string, known *sight) (lease[T], error) {
+func (a *aside[T]) meetStale(ctx context.Context, p leasePlace, known *sight) (lease[T], error) {
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
 		return lease[T]{}, err
 	}
-	stands, err := o.Do(o.ctx, o.B().Get().Key(redisKey).Build()).ToString()
+	stands, err := o.Do(o.ctx, o.B().Get().Key(p.tokenAt).Build()).ToString()
 	switch {
 	case rueidis.IsRedisNil(err):
 		return lease[T]{}, a.conn.end(&o, nil) // it is to be tried again
@@ -245,24 +245,24 @@ func (a *aside[T]) meetStale(ctx context.Context, redisKey string, known *sight)
 		return lease[T]{}, err
 	}
 	if isLease(stands) || isMark(stands) {
-		return a.meet(ctx, redisKey, stands, known)
+		return a.meet(ctx, p, stands, known)
 	}
-	return a.takeOver(ctx, redisKey, "", known)
+	return a.takeOver(ctx, p, "", known)
 }
 
 // seize leases a key that holds what is of no use, with this identity, by putting the token in its place.
 func (a *aside[T]) seize(ctx context.Context, key, first string, length int) (lease[T], error) {
-	return a.put(ctx, &replaceScript, a.redisKey(key), noOutcome, first, strconv.Itoa(length))
+	return a.put(ctx, &replaceScript, a.missing(key), noOutcome, first, strconv.Itoa(length))
 }
 
-// takeOver takes the place of a lease that does not expire in its time, which is what stands under redisKey,
-// or whatever does if that is "". It returns errLeased if the lease is as it should be, or if it was not
+// takeOver takes the place of a lease that does not expire in its time, which is what stands there, or
+// whatever does if that is "". It returns errLeased if the lease is as it should be, or if it was not
 // waited for yet: one look at it in a while is enough.
-func (a *aside[T]) takeOver(ctx context.Context, redisKey, stands string, known *sight) (lease[T], error) {
+func (a *aside[T]) takeOver(ctx context.Context, p leasePlace, stands string, known *sight) (lease[T], error) {
 	if !known.overdue {
 		return lease[T]{}, errLeased
 	}
-	held, err := a.put(ctx, &takeOverScript, redisKey, noOutcome, stands)
+	held, err := a.put(ctx, &takeOverScript, p, noOutcome, stands)
 	if err == nil && held.token == "" {
 		err = errLeased
 	}
@@ -271,41 +271,19 @@ func (a *aside[T]) takeOver(ctx context.Context, redisKey, stands string, known 
 
 // put leases a key by a script that puts a token there, which is its last argument but one. before is how the lease
 // ended whose mark the token replaces. The token is "" if it was not put there.
-func (a *aside[T]) put(ctx context.Context, s *script, redisKey string, before outcome, args ...string) (lease[T], error) {
-	token := a.token(before)
+func (a *aside[T]) put(ctx context.Context, s *script, p leasePlace, before outcome, args ...string) (lease[T], error) {
+	h := a.held.add(p, a.token(before), true)
 	o, err := a.conn.begin(ctx, false)
 	if err != nil {
+		h.rest()
 		return lease[T]{}, err
 	}
-	n, err := o.run(s, redisKey, append(args, token, a.leaseMilliseconds())...)
-	return a.taken(redisKey, token, n == 1, a.conn.end(&o, err))
-}
-
-func (a *aside[T]) leaseMilliseconds() string { return strconv.FormatInt(a.lease.Milliseconds(), 10) }
-
-// hold starts the heartbeat of a lease that was taken.
-func (a *aside[T]) hold(l lease[T]) lease[T] {
-	ctx, cancel := context.WithCancel(context.Background())
-	l.aside.cancel = cancel
-	key, token := l.aside.key, l.token
-	l.aside.beat = newReaper(a.lease/3, func(time.Time) bool {
-		n, err := a.script(ctx, &prolongScript, key, token, a.leaseMilliseconds())
-		return err != nil || n == 1 // what failed is tried again, what is lost is not
-	})
-	l.aside.beat.wake()
-	return l
-}
-
-// rest ends the heartbeat.
-func (l *asideLease) rest() {
-	if l.beat != nil {
-		l.cancel()
-		l.beat.stop()
-	}
+	n, err := o.run(s, p.tokenAt, append(args, h.token, strconv.FormatInt(a.lease.Milliseconds(), 10))...)
+	return a.taken(h, n == 1, a.conn.end(&o, err))
 }
 
 func (a *aside[T]) fill(ctx context.Context, key string, l lease[T], e entry[T], took time.Duration) (bool, error) {
-	l.aside.rest()
+	l.aside.held.rest()
 	k := a.redisKey(key)
 	data, err := a.form.encode(k, &e, took)
 	if err != nil {
@@ -330,7 +308,7 @@ func (a *aside[T]) fill(ctx context.Context, key string, l lease[T], e entry[T],
 }
 
 func (a *aside[T]) abandon(ctx context.Context, key string, l lease[T], why outcome, remove bool) error {
-	l.aside.rest()
+	l.aside.held.rest()
 	if l.token == "" {
 		return nil
 	}
@@ -345,10 +323,10 @@ func (a *aside[T]) abandon(ctx context.Context, key string, l lease[T], why outc
 	case l.aside.shared:
 		return nil
 	case why == noOutcome:
-		_, err := a.script(ctx, &releaseScript, l.aside.key, l.token)
+		_, err := a.script(ctx, &releaseScript, l.aside.tokenAt, l.token)
 		return err
 	}
-	n, err := a.script(ctx, &fillScript, l.aside.key, l.token, newMark(why), strconv.FormatInt(markTime.Milliseconds(), 10))
+	n, err := a.script(ctx, &fillScript, l.aside.tokenAt, l.token, newMark(why), strconv.FormatInt(markTime.Milliseconds(), 10))
 	if err != nil || n == 0 || l.aside.replaces == "" || remove {
 		return err
 	}
@@ -370,55 +348,3 @@ func (a *aside[T]) script(ctx context.Context, s *script, key string, args ...st
 	n, err := o.run(s, key, args...)
 	return n, a.conn.end(&o, err)
 }
-
-// watch returns the next change of key that Redis tells of, and the token that the key is known to hold, if any.
-// unwatch must follow.
-func (a *aside[T]) watch(key string) (next *change, token string) {
-	s := a.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	next = s.changeLocked(key)
-	next.waiters++
-	return next, next.token
-}
-
-func (a *aside[T]) unwatch(key string, next *change) {
-	s := a.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if next.waiters--; next.waiters == 0 && next.token == "" && s.changes[key] == next {
-		delete(s.changes, key)
-	}
-}
-
-// waitFor waits until key has changed, or for a part of LeaseTTL, or until LeaseWait is over, whichever is first:
-// then what was known of the key counts for nothing. It notes whether it waited in vain: Redis tells of a lease
-// that has expired only when it comes across it.
-func (a *aside[T]) waitFor(ctx context.Context, key string, next *change, known *sight) error {
-	now := time.Now()
-	if known.until.IsZero() {
-		known.until = now.Add(a.wait)
-	}
-	t := time.NewTimer(min(a.lease/leaseLooks, known.until.Sub(now)))
-	defer t.Stop()
-	known.waited, known.missing = true, false // more likely it has been filled
-	select {
-	case <-next.happens:
-		known.overdue = false
-	case <-t.C:
-		known.overdue = true
-		s := a.shard(key)
-		s.mu.Lock()
-		if s.changes[key] == next {
-			s.tellLocked(key)
-		}
-		s.mu.Unlock()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	known.over = !time.Now().Before(known.until)
-	return nil
-}
-
-// leaseLooks is how many times in a LeaseTTL one looks who waits.
-const leaseLooks = 4

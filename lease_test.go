@@ -238,9 +238,9 @@ func TestALeaseExpiresThoughNobodyEverProlongedIt(t *testing.T) {
 	s := redistest.Start(t)
 	c := openAside[string](t, asideConfig(t, s, BackendRueidisAside))
 	a := storeOf(c)
-	held, err := a.take(t.Context(), a.redisKey(key))
+	held, _, err := a.take(t.Context(), a.missing(key))
 	require.NoError(t, err)
-	held.aside.rest()
+	held.aside.held.rest()
 	require.Positive(t, s.Must("PTTL", a.redisKey(key)))
 }
 
@@ -408,7 +408,7 @@ type overtakenStore struct {
 
 func (o *overtakenStore) acquire(ctx context.Context, k string, seen *entry[string], allowed *allowance, wait bool) (held lease[string], filled *entry[string], err error) {
 	o.first.Do(func() {
-		if held, err = o.take(ctx, o.leaseKey(k)); err == nil {
+		if held, _, err = o.take(ctx, o.stale(k, "replaced")); err == nil {
 			err = errReplaced
 		}
 	})

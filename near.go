@@ -123,7 +123,7 @@ var trackEverything = []string{"OPTOUT"}
 func checkTracking(o *rueidis.ClientOption) error {
 	switch {
 	case o.DisableCache || o.AlwaysRESP2:
-		return fieldError("WithRueidisOption", "DisableCache or AlwaysRESP2", "neither with the backend rueidis-aside, which lives by RESP3 client tracking")
+		return fieldError("WithRueidisOption", "DisableCache or AlwaysRESP2", "neither, nor protocol=2 in a URL, with the backend rueidis-aside, which needs the client tracking of RESP3; without it use the backend rueidis")
 	case !slices.Equal(o.ClientTrackingOptions, trackEverything):
 		return fieldError("WithRueidisOption", "ClientTrackingOptions", "left alone with the backend rueidis-aside, which needs them as they are")
 	case o.ReplicaOnly || o.SendToReplicas != nil || o.ReadNodeSelector != nil:
@@ -199,6 +199,10 @@ func (c *nearConn) Update(key, command string, reply rueidis.RedisMessage) (expi
 		c.judge(now, c.beats.returns(now))
 		return until.UnixMilli()
 	}
+	if command == standingCommand {
+		c.standing(key, reply, now, until)
+		return until.UnixMilli()
+	}
 	data, err := reply.ToString() // an error for a missing key
 	cache, k := c.hub.route(key)  // before the lock, as the order of locks demands
 	w := c.watch.Load()
@@ -240,6 +244,16 @@ func (c *nearConn) lapse() {
 	}
 }
 
+// standing takes the reply to a read that is not counted: one that stands behind a SET (see holdings). No entry is
+// kept of it, and that there is a lease only until Redis tells of its change, which comes later.
+func (c *nearConn) standing(key string, reply rueidis.RedisMessage, now, until time.Time) {
+	data, err := reply.ToString()
+	if cache, k := c.hub.route(key); err == nil && cache != nil && isLease(data) {
+		cache.arrived(c.watch.Load(), k, data)
+		c.beats.kept(key, now, until)
+	}
+}
+
 // Cancel counts a reply that is an error. For a read that was never sent, the connection is dead.
 func (c *nearConn) Cancel(key, command string, err error) {
 	if command == beatCommand {
@@ -247,6 +261,9 @@ func (c *nearConn) Cancel(key, command string, err error) {
 			now := time.Now()
 			c.judge(now, c.beats.returns(now))
 		}
+		return
+	}
+	if command == standingCommand {
 		return
 	}
 	s := c.shard(key)

@@ -67,6 +67,9 @@ func clientOption(r RedisConfig) (rueidis.ClientOption, error) {
 	if r.TLS && o.TLSConfig == nil {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
+	if r.RESP == 2 {
+		o.AlwaysRESP2 = true
+	}
 	if r.SentinelMaster != "" {
 		o.Sentinel.MasterSet = r.SentinelMaster
 	}

@@ -3,6 +3,7 @@ package cacheaside
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -262,7 +263,26 @@ func (r *remote[T]) clear(ctx context.Context) error {
 // clearBatch is how many keys a step of clear looks at.
 const clearBatch = 2048
 
-func (r *remote[T]) clearNode(ctx context.Context, node rueidis.Client) error {
+func (r *remote[T]) clearNode(ctx context.Context, node rueidis.CommandClient) error {
+	plain := r.conn.isPlain()
+	if plain {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		apart, err := r.conn.apart(ctx) // a proxy may hang up at a command that it does not know
+		if err != nil {
+			return unavailable(err)
+		}
+		defer apart.Close()
+		node = apart
+	}
+	err := r.scan(ctx, node)
+	if re, ok := replied(err); ok && isUnknownCommand(re) || plain && hangsUp(err) {
+		return fmt.Errorf("what is at Redis.Addrs does not know SCAN or UNLINK, which Clear needs: %w", err)
+	}
+	return err
+}
+
+func (r *remote[T]) scan(ctx context.Context, node rueidis.CommandClient) error {
 	pattern := globEscape(r.name) + "*"
 	for cursor := uint64(0); ; {
 		o, err := r.conn.begin(ctx, true)
@@ -272,6 +292,10 @@ func (r *remote[T]) clearNode(ctx context.Context, node rueidis.Client) error {
 		page, err := node.Do(o.ctx, node.B().Scan().Cursor(cursor).Match(pattern).Count(clearBatch).Build()).AsScanEntry()
 		if err == nil && len(page.Elements) > 0 {
 			err = unlink(o.ctx, node, page.Elements)
+		}
+		if hangsUp(err) && r.conn.isPlain() { // the connection was one apart: that of the others is well
+			_ = r.conn.end(&o, nil) // nil
+			return unavailable(err)
 		}
 		if err := r.conn.end(&o, err); err != nil {
 			if isReplica(err) {
@@ -286,7 +310,7 @@ func (r *remote[T]) clearNode(ctx context.Context, node rueidis.Client) error {
 }
 
 // unlink removes keys one by one in one round trip: in a cluster they belong to several slots.
-func unlink(ctx context.Context, node rueidis.Client, keys []string) error {
+func unlink(ctx context.Context, node rueidis.CommandClient, keys []string) error {
 	commands := make(rueidis.Commands, len(keys))
 	for i, k := range keys {
 		commands[i] = node.B().Unlink().Key(k).Build()
@@ -299,9 +323,15 @@ func unlink(ctx context.Context, node rueidis.Client, keys []string) error {
 	return nil
 }
 
+// replied returns the reply that err is, or wraps.
+func replied(err error) (re *rueidis.RedisError, ok bool) {
+	ok = errors.As(err, &re)
+	return re, ok
+}
+
 func isReplica(err error) bool {
-	var re *rueidis.RedisError
-	return errors.As(err, &re) && (strings.HasPrefix(re.Error(), "READONLY") || strings.HasPrefix(re.Error(), "MOVED"))
+	re, ok := replied(err)
+	return ok && (strings.HasPrefix(re.Error(), "READONLY") || strings.HasPrefix(re.Error(), "MOVED"))
 }
 
 // globEscape quotes what SCAN would take for a pattern.

@@ -84,28 +84,51 @@ redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1`, sha: "b3077ff92feb5658c98169dc0693bd13825b9cfb", idle: []string{notThere, "", "1"}}
 
-	// prolongScript: KEYS the lease's key; ARGV token, PX.
+	// prolongScript: KEYS the leases' keys; ARGV their tokens, PX. Returns for each whether it was there. Redis tells
+	// of a change of each, and then, since they are read once more, of the next change.
 	prolongScript = script{text: `
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])`, sha: "8d943429f5dbb76e635924bf92e32e374e38ae0b", idle: []string{notThere, "1"}}
+local stands, held, there = redis.call('MGET', unpack(KEYS)), {}, {}
+for i, key in ipairs(KEYS) do
+  held[i] = 0
+  if stands[i] == ARGV[i] then
+    held[i] = redis.call('PEXPIRE', key, ARGV[#ARGV])
+    there[#there + 1] = key
+  end
+end
+if #there > 0 then redis.call('MGET', unpack(there)) end
+return held`, sha: "e8ee8856b203136bd9c94eeea40ce2cac796d8d7", idle: []string{notThere, "1"}}
 )
 
 // run runs a script on one key, and returns its number.
 func (o *op) run(s *script, key string, args ...string) (int64, error) {
-	n, err := o.Do(o.ctx, o.B().Evalsha().Sha1(s.sha).Numkeys(1).Key(key).Arg(args...).Build()).AsInt64()
-	re, isReply := rueidis.IsRedisErr(err)
-	switch {
-	case isReply && re.IsNoScript():
-		o.conn.teach(key)
-		return o.eval(s, key, args...)
-	case !isReply && errors.Is(err, context.DeadlineExceeded):
-		o.conn.teach(key) // the reply may have been that it does not know the script
+	n, err := o.Do(o.ctx, o.evalshaOf(s, []string{key}, args)).AsInt64()
+	if o.misses(err, key) {
+		return o.eval(s, []string{key}, args).AsInt64()
 	}
 	return n, err
 }
 
-func (o *op) eval(s *script, key string, args ...string) (int64, error) {
-	return o.Do(o.ctx, o.B().Eval().Script(s.text).Numkeys(1).Key(key).Arg(args...).Build()).AsInt64()
+// misses reports whether err, of a script that was run by its hash, says that the server does not know it. If so, or
+// if the reply may have been that, the server is taught.
+func (o *op) misses(err error, key string) bool {
+	re, isReply := rueidis.IsRedisErr(err)
+	missing := isReply && re.IsNoScript()
+	if missing || !isReply && errors.Is(err, context.DeadlineExceeded) {
+		o.conn.teach(key)
+	}
+	return missing
+}
+
+func (o *op) eval(s *script, keys, args []string) rueidis.RedisResult {
+	return o.Do(o.ctx, o.evalOf(s, keys, args))
+}
+
+func (o *op) evalOf(s *script, keys, args []string) rueidis.Completed {
+	return o.B().Eval().Script(s.text).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
+}
+
+func (o *op) evalshaOf(s *script, keys, args []string) rueidis.Completed {
+	return o.B().Evalsha().Sha1(s.sha).Numkeys(int64(len(keys))).Key(keys...).Arg(args...).Build()
 }
 
 // teachEvery is the shortest time from one lesson to the next.
@@ -123,8 +146,7 @@ func (n *conn) teach(key string) {
 		defer n.teaching.Store(false)
 		for _, s := range scripts {
 			_ = n.attempt(context.Background(), false, func(o *op) error { // the next operation that needs it tries again
-				_, err := o.eval(s, key, s.idle...)
-				return err
+				return o.eval(s, []string{key}, s.idle).Error()
 			})
 		}
 	}()

@@ -23,15 +23,22 @@ func TestScriptsAreKnownByTheirHashes(t *testing.T) {
 func TestIdleArgumentsChangeNothing(t *testing.T) {
 	redistest.Require(t)
 	server := redistest.Start(t)
+	idles := func(reply any) {
+		if of, ok := reply.([]any); ok { // for each key
+			require.Len(t, of, 1)
+			reply = of[0]
+		}
+		require.EqualValues(t, 0, reply)
+	}
 	for _, value := range []string{"", "-", "v", newToken(time.Second, noOutcome), "\xca" + string(make([]byte, 40))} {
 		for _, s := range scripts {
 			server.Must("SET", key, value)
 			args := append([]string{"EVAL", s.text, "1", key}, s.idle...)
-			require.EqualValues(t, 0, server.Must(args...))
+			idles(server.Must(args...))
 			require.Equal(t, value, server.Must("GET", key))
 			require.EqualValues(t, -1, server.Must("PTTL", key))
 			server.Must("DEL", key)
-			require.EqualValues(t, 0, server.Must(args...))
+			idles(server.Must(args...))
 			require.EqualValues(t, 0, server.Must("EXISTS", key))
 		}
 	}

@@ -25,6 +25,7 @@ type credentialsFunc = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredent
 // closed from outside, when the client waits for a server that does not answer.
 type wires struct {
 	underWay  func() int64 // how many operations are under way
+	plain     atomic.Bool  // HELLO is left out; see conn_resp2.go
 	unsettled atomic.Int32 // connections that are being made, up to the first byte that comes
 
 	mu     sync.Mutex
@@ -114,6 +115,9 @@ func (ws *wires) watch(dial dialFunc, l *line) dialFunc {
 			return nil, err
 		}
 		w := newWire(c, ws.underWay)
+		if ws.plain.Load() {
+			w.Conn = &plainWire{Conn: c}
+		}
 		w.settle, w.line = settle, l
 		w.dog.patience, w.dog.bark = l.patience, func() { _ = c.Close() } // the reader gets the error
 		w.gone = func() {

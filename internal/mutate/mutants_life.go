@@ -19,7 +19,7 @@ var lifeMutants = []mutant{
 	{
 		name:    "waiter-does-not-look-again",
 		promise: "G15",
-		edits:   change("lease.go", "time.NewTimer(min(a.lease/leaseLooks, known.until.Sub(now)))", "time.NewTimer(time.Hour)"),
+		edits:   change("lease_wait.go", "time.NewTimer(min(a.lease/leaseLooks, known.until.Sub(now)))", "time.NewTimer(time.Hour)"),
 		run:     "TestAWaiterLooksAgain",
 	},
 	{

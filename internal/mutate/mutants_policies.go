@@ -109,7 +109,7 @@ var policyMutants = []mutant{
 	{
 		name:    "a-lease-is-waited-for-without-end",
 		promise: "LeaseWait",
-		edits:   change("lease.go", "known.over = !time.Now().Before(known.until)", "known.over = false"),
+		edits:   change("lease_wait.go", "known.over = !time.Now().Before(known.until)", "known.over = false"),
 		run:     "TestAnotherProcessIsWaitedForDuringLeaseWait",
 		within:  30 * time.Second,
 	},
@@ -122,7 +122,7 @@ var policyMutants = []mutant{
 	{
 		name:    "an-outcome-is-for-all",
 		promise: "LeaseWait",
-		edits:   change("lease.go", "case !s.waited || s.ours || now == s.first:", "case false:"),
+		edits:   change("lease_wait.go", "case !s.waited || s.ours || now == s.first:", "case false:"),
 		run:     "TestAnOutcomeIsForThoseWhoHaveWaited",
 	},
 	{

@@ -113,14 +113,14 @@ var writeMutants = []mutant{
 	{
 		name:    "release-does-not-compare",
 		promise: "G8",
-		edits: change("lease.go", "\t\t_, err := a.script(ctx, &releaseScript, l.aside.key, l.token)\n\t\treturn err",
+		edits: change("lease.go", "\t\t_, err := a.script(ctx, &releaseScript, l.aside.tokenAt, l.token)\n\t\treturn err",
 			"\t\treturn a.remote.delete(ctx, key)"),
 		run: "TestAWriteByAnotherProcessVoidsAFetch|TestVersions/rueidis-aside",
 	},
 	{
 		name:    "no-heartbeat",
 		promise: "G8",
-		edits:   change("lease.go", "\tl.aside.beat.wake()\n", ""),
+		edits:   change("lease_holding.go", "\t\ths.beat.wake()\n", ""),
 		run:     "TestALongFetchKeepsItsLease",
 	},
 	{

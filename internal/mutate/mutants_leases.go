@@ -1,0 +1,102 @@
+package main
+
+import "time"
+
+// leaseMutants break what is promised of a lease that another process' write ends, and of its renewal: G5, G8 and G10.
+var leaseMutants = []mutant{
+	{
+		name:    "a-lost-lease-is-not-heard-of",
+		promise: "G10",
+		edits:   change("aside.go", "\ta.held.changed(key)\n", ""),
+		run:     "TestAWriteOfAnotherProcessEndsAFlight$/^Delete$|TestAWriteOfAnotherProcessEndsARefresh/^Delete$",
+		in:      "internal/leases",
+		within:  60 * time.Second,
+	},
+	{
+		name:    "a-flight-is-joined-after-its-lease-is-lost",
+		promise: "G10",
+		edits: change("fence.go", "\tf.void, f.overtaken = true, true\n\tif s.joinable[f.key] == f {\n\t\ts.detachLocked(f.key)\n\t}",
+			"\tf.void, f.overtaken = true, true"),
+		run:    "TestAWriteOfAnotherProcessEndsAFlight$/^Clear$",
+		in:     "internal/leases",
+		within: 60 * time.Second,
+	},
+	{
+		name:    "the-write-that-takes-a-lease-is-taken-for-its-loss",
+		promise: "G10",
+		edits:   change("lease_holding.go", "\t\tcase !h.heard: // ", "\t\tcase false: // "),
+		run:     "TestALeaseIsReadOnce",
+		in:      "internal/leases",
+	},
+	{
+		name:    "whatever-redis-tells-is-a-loss",
+		promise: "G5",
+		edits:   change("lease_holding.go", "case err == nil && h.isIn(now):", "case err == nil && h.isIn(now) && false:"),
+		run:     "TestWhatIsNoWriteEndsNoFlight",
+		in:      "internal/leases",
+	},
+	{
+		name:    "what-was-missed-is-not-looked-at",
+		promise: "G10",
+		edits:   change("aside.go", "\ta.held.allChanged()\n", ""),
+		run:     "TestAWriteDuringALostConnectionEndsAFlight",
+		in:      "internal/leases",
+		within:  60 * time.Second,
+	},
+	{
+		name:    "a-fetch-without-the-lease-hears-nothing",
+		promise: "G10",
+		edits:   change("lease.go", "if p.replaces != \"\" || !isMark(stands) {", "if false {"),
+		run:     "TestAWriteEndsAFlightThatFetchesWithoutTheLease",
+		in:      "internal/leases",
+		within:  60 * time.Second,
+	},
+	{
+		name:    "a-renewed-lease-is-not-heard-of",
+		promise: "G10",
+		edits:   change("lease_holding.go", "\t\t\th.own = false\n", "\t\t\th.own = true\n"),
+		run:     "TestARenewedLeaseIsStillHeardOf",
+		in:      "internal/leases",
+		within:  60 * time.Second,
+	},
+	{
+		name:    "renewals-are-taken-for-writes",
+		promise: "G10",
+		edits:   change("lease_renewal.go", "h.own = h.replaces == \"\"", "h.own = false"),
+		run:     "TestTheLeasesOfABatchAreRenewedByFewScripts",
+		in:      "internal/leases",
+		within:  60 * time.Second,
+	},
+	{
+		name:    "each-lease-is-renewed-by-itself",
+		promise: "G5",
+		edits:   change("lease_renewal.go", "\tif hs.conn.isCluster() { // ", "\tif true { // "),
+		run:     "TestTheLeasesOfABatchAreRenewedByFewScripts",
+		in:      "internal/leases",
+		within:  60 * time.Second,
+	},
+	{
+		name:    "a-cluster-renews-keys-of-several-slots",
+		promise: "G5",
+		edits:   change("lease_renewal.go", "\tif hs.conn.isCluster() { // ", "\tif false { // "),
+		run:     "TestLeasesAreRenewed/a_cluster",
+		in:      "internal/leases",
+		within:  60 * time.Second,
+	},
+	{
+		name:    "a-forgotten-script-renews-nothing",
+		promise: "G5",
+		edits:   change("lease_renewal.go", "\t\tif o.misses(replies[i].Error(), calls[i].keys[0]) {", "\t\tif false {"),
+		run:     "TestLeasesAreRenewed/a_server",
+		in:      "internal/leases",
+		within:  60 * time.Second,
+	},
+	{
+		name:    "an-overtaken-refresh-keeps-its-lease",
+		promise: "G5",
+		edits:   change("lease_holding.go", "if h.ours && h.replaces != \"\" {", "if false {"),
+		run:     "TestARefreshThatWasOvertakenGivesItsLeaseUp",
+		in:      "internal/leases",
+		within:  90 * time.Second,
+	},
+}
