@@ -260,6 +260,7 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, named bool, weigh
 	if err := c.claimName(b.conn, named, r.form.fingerprint); err != nil {
 		return err
 	}
+	b.conn.watchRole(r.name)
 	if c.cfg.Backend == BackendRueidis {
 		r.reads = newSharedReads()
 		c.store = &r

@@ -27,6 +27,7 @@ type conn struct {
 	line     line // of the first connection
 	second   second
 	part     atomic.Int64 // how many keys are looked up at once, see lookUpInParts
+	role     role
 
 	client   atomic.Pointer[rueidis.Client] // nil until it could be made
 	making   sync.Mutex                     // held while it is being made
@@ -262,6 +263,7 @@ func (n *conn) beatBy(c *rueidis.Client, redisKey string) {
 	if c == nil || n.closing.Load() {
 		return
 	}
+	n.checkRole(time.Now())
 	(*c).DoCache(context.Background(), (*c).B().Strlen().Key(redisKey).Cache().ToStaticTTL().Pin(), beatEvery)
 }
 

@@ -48,6 +48,7 @@ func (n *conn) start(o op, patient bool) (op, error) {
 		o.release()
 		return op{}, err
 	}
+	n.checkRole(o.begun)
 	crowded := n.load.begin(o.begun)
 	switch {
 	case o.bySecond:
