@@ -2,7 +2,8 @@ package main
 
 import "time"
 
-// leaseMutants break what is promised of a lease that another process' write ends, and of its renewal: G5, G8 and G10.
+// leaseMutants break what is promised of a lease that another process' write ends, and of its renewal: G5, G8 and G10; and
+// of its scripts.
 var leaseMutants = []mutant{
 	{
 		name:    "a-lost-lease-is-not-heard-of",
@@ -97,6 +98,14 @@ var leaseMutants = []mutant{
 		edits:   change("lease_holding.go", "if h.ours && h.replaces != \"\" {", "if false {"),
 		run:     "TestARefreshThatWasOvertakenGivesItsLeaseUp",
 		in:      "internal/leases",
-		within:  90 * time.Second,
+		within:  60 * time.Second,
+	},
+	{
+		name:    "a-server-far-away-never-learns-the-scripts",
+		promise: "G11",
+		edits:   change("scripts.go", "\t\tdefer n.teaching.Store(false)\n", "\t\tdefer n.teaching.Store(false)\n\t\treturn\n"),
+		run:     "TestAServerFarAwayIsTaughtTheScripts",
+		in:      "internal/leases",
+		within:  60 * time.Second,
 	},
 }
