@@ -224,12 +224,12 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 		c.store = newGuarded(c.store, cfg, c.instant, o.mutated)
 	}
 	c.flights = newFlights(flightRules{
-		timeout:  cfg.FetchTimeout,
-		cooldown: cfg.ErrorCooldown,
-		derive:   o.fetchContext,
-		instant:  c.instant,
-		traced:   len(c.watchers.tracers) > 0,
+		timeout: cfg.FetchTimeout,
+		derive:  o.fetchContext,
+		instant: c.instant,
+		traced:  len(c.watchers.tracers) > 0,
 	}, c.clock, c.run, c.failed, c.lost)
+	c.cools()
 	if p := cmp.Or(o.process, thisProcess); p != nil && b.conn != nil {
 		name := cfg.Prefix + ":" + cfg.Name
 		c.namesakes = p.join(name, c)

@@ -60,7 +60,7 @@ func (g *flights[T]) joinBatch(inside *flightContext, q *request[T], b *batch[T]
 	s := q.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f, err := s.joinLocked(q); f != nil || err != nil {
+	if f, err := g.joinLocked(q); f != nil || err != nil {
 		return f, err
 	}
 	f := &flight[T]{flights: g, request: *q, context: &b.context, under: &b.context, done: make(chan struct{})}

@@ -99,7 +99,9 @@ type Config struct {
 	Jitter float64 `json:"jitter,omitempty" yaml:"jitter"`
 
 	// ErrorCooldown is how long after a failed fetch its error, wrapped, is given to further callers of the
-	// key instead of asking the source again. A write of the key ends it. Defaults to zero: not at all.
+	// key instead of asking the source again; callers with a stale value to go on with get that. A write of the
+	// key ends it. Negative: not at all. Defaults to zero: one second for callers with a stale value (StaleFor,
+	// StaleIfError, RefreshAhead) after a fetch for such callers, and not at all for others.
 	ErrorCooldown time.Duration `json:"error_cooldown,omitempty" yaml:"error_cooldown"`
 
 	// MaxValueBytes bounds a value in Redis, before it is sent and before it is decoded: what the codec
@@ -239,7 +241,6 @@ func (c Config) checkNumbers() error {
 		{"StaleFor", c.StaleFor},
 		{"StaleIfError", c.StaleIfError},
 		{"SoftTimeout", c.SoftTimeout},
-		{"ErrorCooldown", c.ErrorCooldown},
 	} {
 		if f.value < 0 {
 			return fieldError(f.name, f.value, "zero for the default, or more")

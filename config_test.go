@@ -236,7 +236,6 @@ var badConfigs = []struct {
 	{"memory://?stale_if_error=-1s", []string{"StaleIfError", "-1s"}},
 	{"memory://?negative_ttl=-1ns", []string{"NegativeTTL", "-1ns"}},
 	{"memory://?soft_timeout=-1s", []string{"SoftTimeout", "-1s"}},
-	{"memory://?error_cooldown=-1s", []string{"ErrorCooldown", "-1s"}},
 	{"memory://?local_ttl=-1s", []string{"LocalTTL", "-1s"}},
 	{"memory://?op_timeout=-1s", []string{"OpTimeout", "-1s"}},
 	{"memory://?lease_ttl=-1s", []string{"LeaseTTL", "-1s"}},

@@ -109,7 +109,7 @@ func checkStaleFor(e *env) {
 }
 
 func checkStaleForBoundaries(e *env) {
-	c := open[string](e, func(cfg *Config) { cfg.StaleFor = short })
+	c := open[string](e, func(cfg *Config) { cfg.StaleFor, cfg.ErrorCooldown = short, -1 })
 	s := serve("")
 	s.set("", errSource)
 	lookup := func() (Result[string], error) { return c.Lookup(e.Context(), key, time.Minute, s.fetch) }
@@ -161,7 +161,7 @@ func checkStaleForBoundaries(e *env) {
 }
 
 func checkStaleForFailing(e *env) {
-	c := openStale(e, func(cfg *Config) { cfg.StaleFor = time.Hour })
+	c := openStale(e, func(cfg *Config) { cfg.StaleFor, cfg.ErrorCooldown = time.Hour, -1 })
 	s := serve("")
 	s.set("", errSource)
 	for i := range int64(3) {
@@ -183,7 +183,7 @@ func checkStaleForFailing(e *env) {
 }
 
 func checkStaleForHanging(e *env) {
-	c := openStale(e, func(cfg *Config) { cfg.StaleFor, cfg.FetchTimeout = time.Hour, short })
+	c := openStale(e, func(cfg *Config) { cfg.StaleFor, cfg.FetchTimeout, cfg.ErrorCooldown = time.Hour, short, -1 })
 	s := serve("never")
 	s.deaf = true
 	release := s.hold()
@@ -352,7 +352,7 @@ func checkRefreshAheadSlow(e *env) {
 }
 
 func checkRefreshAheadFailing(e *env) {
-	c := openDue(e, func(cfg *Config) { cfg.FetchTimeout = short })
+	c := openDue(e, func(cfg *Config) { cfg.FetchTimeout, cfg.ErrorCooldown = short, -1 })
 	s := serve("")
 	s.set("", errSource)
 	require.Equal(e, "old", requireAtOnce(e, c, s).Value)
@@ -370,8 +370,8 @@ func checkRefreshAheadFailing(e *env) {
 }
 
 func checkStaleIfError(e *env) {
-	c := open[string](e, func(cfg *Config) { cfg.StaleIfError = short })
-	lasting := openStale(e, func(cfg *Config) { cfg.Name, cfg.StaleIfError = "lasting", time.Hour })
+	c := open[string](e, func(cfg *Config) { cfg.StaleIfError, cfg.ErrorCooldown = short, -1 })
+	lasting := openStale(e, func(cfg *Config) { cfg.Name, cfg.StaleIfError, cfg.ErrorCooldown = "lasting", time.Hour, -1 })
 	s := serve("")
 	s.set("", errSource)
 	for i := range int64(3) {
@@ -428,7 +428,7 @@ func checkStaleIfErrorSlow(e *env) {
 }
 
 func checkStaleIfErrorHanging(e *env) {
-	c := openStale(e, func(cfg *Config) { cfg.StaleIfError, cfg.FetchTimeout = time.Hour, short })
+	c := openStale(e, func(cfg *Config) { cfg.StaleIfError, cfg.FetchTimeout, cfg.ErrorCooldown = time.Hour, short, -1 })
 	s := serve("never")
 	s.deaf = true
 	release := s.hold()
@@ -611,7 +611,7 @@ func checkRefreshLimit(e *env) {
 	require.NoError(e, c.Close())
 	e.settle(func() bool { return ended.Load() == maxRefreshes }, "Close ends them")
 
-	again := open[string](e, func(cfg *Config) { cfg.Name, cfg.StaleFor = "again", time.Hour })
+	again := open[string](e, func(cfg *Config) { cfg.Name, cfg.StaleFor, cfg.ErrorCooldown = "again", time.Hour, -1 })
 	require.NoError(e, again.Set(e.Context(), key, "old", time.Millisecond))
 	e.pass(10 * time.Millisecond)
 	failing := serve("")

@@ -91,11 +91,32 @@ func (m *failures) expire(now time.Time) {
 	}
 }
 
+// staleCooldown is ErrorCooldown for look-ups that have a stale value to go on with, unless it is set. Otherwise each of
+// them would ask a source that fails.
+const staleCooldown = time.Second
+
+// cools sets for how long, and for whom, failures are remembered.
+func (c *Client[T]) cools() {
+	c.flights.cooldown = c.cfg.ErrorCooldown
+	if c.cfg.ErrorCooldown == 0 && (c.cfg.StaleFor > 0 || c.cfg.StaleIfError > 0 || c.cfg.RefreshAhead > 0) {
+		c.flights.cooldown, c.flights.spares = staleCooldown, c.goesOn
+	}
+}
+
+// goesOn reports whether a look-up that has found f needs no fetch to succeed.
+func (c *Client[T]) goesOn(f *found[T]) bool {
+	return f.entry != nil && !f.entry.negative() &&
+		(c.wantsRefresh(f) || c.clock.now() < f.entry.freshUntil(c.window)+int64(c.cfg.StaleIfError))
+}
+
+// isSpared reports whether a failure of the source counts for a look-up that has found this.
+func (g *flights[T]) isSpared(f *found[T]) bool { return g.spares == nil || g.spares(f) }
+
 // noteFailure remembers for a while that the fetch of f has failed. A flight that callers cannot join any more
 // says nothing about the next one, since it has ended by its time; nor does one whose key was written
 // meanwhile.
 func (g *flights[T]) noteFailure(f *flight[T], err error) {
-	if g.cooldown <= 0 {
+	if g.cooldown <= 0 || !f.spared {
 		return
 	}
 	s := f.shard
@@ -113,15 +134,16 @@ func (g *flights[T]) noteFailure(f *flight[T], err error) {
 	}
 }
 
-// recentFailureLocked returns the error of the last fetch of key, wrapped, if key must not be fetched again
+// recentFailureLocked returns the error of the last fetch of q.key, wrapped, if the key must not be fetched again
 // yet.
-func (s *flightShard[T]) recentFailureLocked(key string) error {
-	if s.failures.isEmpty() {
+func (g *flights[T]) recentFailureLocked(q *request[T]) error {
+	s := q.shard
+	if s.failures.isEmpty() || !g.isSpared(&q.found) {
 		return nil
 	}
 	s.failures.expire(time.Now())
 	s.failing.Store(!s.failures.isEmpty())
-	if err := s.failures.of(key); err != nil {
+	if err := s.failures.of(q.key); err != nil {
 		return &cooldownError{err}
 	}
 	return nil

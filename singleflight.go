@@ -26,6 +26,7 @@ type flights[T any] struct {
 	run    func(*flight[T])        // what a flight does; it must end it
 	failed func(*flight[T])        // called when flights end by a fetch's failure, or by its time, under a lock
 	lost   func(*flight[T], error) // called after that
+	spares func(*found[T]) bool    // which look-ups a failure counts for; nil: all; see cooldown.go
 	seed   maphash.Seed
 	shards [flightShards]flightShard[T]
 }
@@ -33,7 +34,7 @@ type flights[T any] struct {
 // flightRules are what does not change about flights.
 type flightRules struct {
 	timeout  time.Duration                         // when a flight ends; zero or less: when its fetch does
-	cooldown time.Duration                         // how long the error of a failed fetch stands for the next one
+	cooldown time.Duration                         // how long the error of a failed fetch stands for the next one; zero or less: not
 	derive   func(context.Context) context.Context // WithFetchContext's, or nil
 	instant  bool                                  // storing a result takes no time: it is done under the shard's lock
 	traced   bool                                  // somebody wants to follow each fetch
@@ -81,6 +82,7 @@ type flight[T any] struct {
 
 	under      *flightContext            // what its fetch runs under: context, but for a batch that had to wait
 	background bool                      // nobody waits for it
+	spared     bool                      // that it fails is remembered
 	call       atomic.Pointer[fetchCall] // of the source, once it is made; nil if nobody observes
 	lease      *lease[T]                 // the right to fill the key, where that is more than to be its flight
 	allowance  allowance                 // of the backend's time
@@ -127,7 +129,7 @@ func (g *flights[T]) join(ctx context.Context, inside *flightContext, q *request
 	if g.derive != nil { // code of the user, so not under the lock, and only if it is likely to be of use
 		s := q.shard
 		s.mu.Lock()
-		f, err := s.joinLocked(q)
+		f, err := g.joinLocked(q)
 		s.mu.Unlock()
 		if f != nil || err != nil {
 			return f, false, err
@@ -147,7 +149,7 @@ func (g *flights[T]) startUnlessUnderWay(values lent, inside *flightContext, q *
 	s := q.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f, err := s.joinLocked(q); f != nil || err != nil {
+	if f, err := g.joinLocked(q); f != nil || err != nil {
 		return f, false, err
 	}
 	f = &flight[T]{flights: g, request: *q, background: background, done: make(chan struct{})}
@@ -164,7 +166,8 @@ func (g *flights[T]) startUnlessUnderWay(values lent, inside *flightContext, q *
 }
 
 // joinLocked returns the flight of q.key, which the caller joins, or the error for which none may begin.
-func (s *flightShard[T]) joinLocked(q *request[T]) (*flight[T], error) {
+func (g *flights[T]) joinLocked(q *request[T]) (*flight[T], error) {
+	s := q.shard
 	if s.closed {
 		return nil, ErrClosed
 	}
@@ -174,7 +177,7 @@ func (s *flightShard[T]) joinLocked(q *request[T]) (*flight[T], error) {
 		}
 		return f, nil
 	}
-	return nil, s.recentFailureLocked(q.key)
+	return nil, g.recentFailureLocked(q)
 }
 
 // open makes c the context of a fetch that is started from within parent, or from none.
@@ -191,6 +194,7 @@ func (g *flights[T]) open(l lent, c, parent *flightContext) {
 func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
 	f.overtaken = s.fences[f.key] > 0 || s.withheld > 0 || f.outdatedLocked()
 	f.void = f.overtaken
+	f.spared = g.isSpared(&f.found)
 	s.active.Add(1)
 	s.joinable[f.key] = f
 	s.most = max(s.most, len(s.joinable))

@@ -83,6 +83,36 @@ var policyMutants = []mutant{
 		run:     "TestConformance/memory/ErrorCooldown_a_write",
 	},
 	{
+		name:    "a-stale-value-spares-no-source",
+		promise: "ErrorCooldown",
+		edits:   change("cooldown.go", "if c.cfg.ErrorCooldown == 0 && (c", "if false && (c"),
+		run:     "TestConformance/memory/ErrorCooldown_is_a_second_by_default",
+	},
+	{
+		name:    "only-callers-that-wait-are-spared",
+		promise: "ErrorCooldown",
+		edits:   change("cooldown.go", "(c.wantsRefresh(f) || c.clock.now()", "(c.clock.now()"),
+		run:     "TestConformance/memory/ErrorCooldown_is_a_second_by_default",
+	},
+	{
+		name:    "only-refreshes-are-spared",
+		promise: "ErrorCooldown",
+		edits:   change("cooldown.go", "(c.wantsRefresh(f) || c.clock.now() < f.entry.freshUntil(c.window)+int64(c.cfg.StaleIfError))", "c.wantsRefresh(f)"),
+		run:     "TestConformance/memory/ErrorCooldown_is_a_second_by_default",
+	},
+	{
+		name:    "failures-of-callers-without-a-value-are-remembered",
+		promise: "ErrorCooldown",
+		edits:   change("cooldown.go", "if g.cooldown <= 0 || !f.spared {", "if g.cooldown <= 0 {"),
+		run:     "TestConformance/memory/ErrorCooldown_is_none_by_default",
+	},
+	{
+		name:    "what-stale-callers-are-spared-of-is-kept-from-others",
+		promise: "ErrorCooldown",
+		edits:   change("cooldown.go", "if s.failures.isEmpty() || !g.isSpared(&q.found) {", "if s.failures.isEmpty() {"),
+		run:     "TestConformance/memory/ErrorCooldown_is_none_by_default",
+	},
+	{
 		name:    "each-of-many-keys-waits",
 		promise: "G11",
 		edits:   change("batch.go", "cause != nil && c.down()", "cause != nil && false"),
