@@ -8,7 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -20,7 +20,8 @@ import (
 type log struct {
 	logger *slog.Logger
 	values string // the name of the values' type
-	lines  [logLines]logLimit
+	limits [logLines]logLimit
+	down   atomic.Bool // the log says that the backend is down
 }
 
 // logLine is a kind of line; each is limited apart from the others.
@@ -40,17 +41,6 @@ const (
 	logInvalidationLost
 	logLines
 )
-
-// logEvery is how often a kind of line is logged at most.
-const logEvery = 10 * time.Second
-
-// logLimit decides which lines of a kind are left out.
-type logLimit struct {
-	mu      sync.Mutex
-	next    time.Time // when the next may be logged
-	leftOut int       // since the last one
-	down    bool      // of logDown: the line was logged, so that its counterpart must be
-}
 
 func newLog(logger *slog.Logger, values string) *log { return &log{logger: logger, values: values} }
 
@@ -76,14 +66,14 @@ func (l *log) Observe(e Event) {
 	case EventBackendDown:
 		if isRefused(e.Err) {
 			if l.line(logRefused, slog.LevelError, "cacheaside: Redis refuses this client; fetching without it until it does not", e) {
-				l.lines[logDown].setDown(true)
+				l.down.Store(true)
 			}
 			return
 		}
 		down := l.line(logDown, slog.LevelWarn, "cacheaside: Redis does not answer; fetching without it until it does", e)
-		l.lines[logDown].setDown(down)
+		l.down.Store(down)
 	case EventBackendUp:
-		if l.lines[logDown].setDown(false) {
+		if l.down.Swap(false) {
 			l.logger.LogAttrs(context.Background(), slog.LevelInfo, "cacheaside: Redis answers again")
 		}
 	}
@@ -102,20 +92,21 @@ func (l *log) fetch(e Event) {
 	}
 }
 
-// line logs one line, unless there was one of its kind a short while ago, and reports whether it did.
+// line logs one line, unless there was one of its kind and cause a short while ago, and reports whether it did.
 func (l *log) line(kind logLine, level slog.Level, message string, e Event, attrs ...slog.Attr) bool {
 	ctx := context.Background()
 	if !l.logger.Enabled(ctx, level) {
 		return false
 	}
-	leftOut, ok := l.lines[kind].allow(time.Now())
+	cause := describeError(e.Err)
+	leftOut, ok := l.limits[kind].allow(cause, time.Now())
 	if !ok {
 		return false
 	}
 	if e.Cache != "" {
 		attrs = append(attrs, slog.String("cache", e.Cache))
 	}
-	attrs = append(attrs, slog.String("error", describeError(e.Err)))
+	attrs = append(attrs, slog.String("error", cause))
 	var panicked *PanicError
 	if errors.As(e.Err, &panicked) {
 		attrs = append(attrs, slog.String("stack", string(panicked.Stack)))
@@ -125,25 +116,6 @@ func (l *log) line(kind logLine, level slog.Level, message string, e Event, attr
 	}
 	l.logger.LogAttrs(ctx, level, message, attrs...)
 	return true
-}
-
-func (l *logLimit) allow(now time.Time) (leftOut int, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now.Before(l.next) {
-		l.leftOut++
-		return 0, false
-	}
-	leftOut, l.leftOut, l.next = l.leftOut, 0, now.Add(logEvery)
-	return leftOut, true
-}
-
-// setDown notes whether the log says that the backend is down, and returns what it said before.
-func (l *logLimit) setDown(down bool) (before bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	before, l.down = l.down, down
-	return before
 }
 
 // describeError says of err what can be said without quoting anybody: the texts of errors that are known to

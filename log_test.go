@@ -255,6 +255,52 @@ func TestLogSaysThatRedisIsBackOnlyIfItSaidThatItWasGone(t *testing.T) {
 	})
 }
 
+func TestALineInTheLogHidesNoneOfAnotherCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		recorder := new(logRecorder)
+		l := newLog(recorder.logger(), "")
+		failing := func(err error) { l.Observe(Event{Kind: EventBackendError, Err: unavailable(err)}) }
+		refused := fmt.Errorf("NOPERM secret: [CLIENT TRACKING ON]\n%w", rueidis.ErrNoCache)
+		for range 3 {
+			failing(io.EOF)
+			failing(refused)
+		}
+		lines := recorder.lines(t)
+		require.Len(t, lines, 2)
+		require.Contains(t, lines[1]["error"], "Redis replied NOPERM to CLIENT TRACKING")
+		elapse(logEvery)
+		failing(refused)
+		lines = recorder.lines(t)
+		require.Len(t, lines, 1)
+		require.EqualValues(t, 2, lines[0]["left_out"])
+
+		elapse(logEvery)
+		const causes = 100
+		logged, leftOut := 0, 0.0
+		for range 3 {
+			for i := range causes {
+				failing(syscall.Errno(i + 1))
+			}
+			for _, line := range recorder.lines(t) {
+				logged++
+				n, _ := line["left_out"].(float64)
+				leftOut += n
+			}
+			require.LessOrEqual(t, logged, maxLogCauses, "many causes must not fill the log")
+		}
+		for i := range maxLogCauses {
+			elapse(logEvery)
+			failing(syscall.Errno(i + 1))
+			for _, line := range recorder.lines(t) {
+				logged++
+				n, _ := line["left_out"].(float64)
+				leftOut += n
+			}
+		}
+		require.EqualValues(t, 3*causes+maxLogCauses+2, float64(logged)+leftOut, "each that was left out is counted, the two of the beginning too")
+	})
+}
+
 func TestErrorsAreDescribedWithoutQuotingAnybody(t *testing.T) {
 	secret := errors.New("a secret")
 	for want, err := range map[string]error{

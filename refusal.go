@@ -27,11 +27,11 @@ func refusesConnection(re *rueidis.RedisError) bool {
 }
 
 // isRefused reports whether err says that a connection cannot be made since Redis, or the function that has the
-// credentials, refuses: trying again soon is unlikely to help.
+// credentials, refuses, or since Redis does not track what it reads: trying again soon is unlikely to help.
 func isRefused(err error) bool {
 	var re *rueidis.RedisError
 	var noCredentials *credentialsError
-	return errors.As(err, &noCredentials) || errors.As(err, &re) && refusesConnection(re)
+	return errors.As(err, &noCredentials) || errors.As(err, &re) && refusesConnection(re) || errors.Is(err, rueidis.ErrNoCache)
 }
 
 // credentialsError is the error of the user's AuthCredentialsFn.

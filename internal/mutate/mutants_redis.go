@@ -232,6 +232,12 @@ var redisMutants = []mutant{
 		in:      "internal/answers",
 	},
 	{
+		name:    "a-line-in-the-log-hides-other-causes",
+		promise: "WithLogger",
+		edits:   change("log_limit.go", "return c.cause == cause", "return c.cause != \"\""),
+		run:     "TestALineInTheLogHidesNoneOfAnotherCause",
+	},
+	{
 		name:    "any-server-that-hangs-up-is-a-proxy",
 		promise: "G11",
 		edits: []edit{
