@@ -185,9 +185,6 @@ func (n *conn) probe(ctx context.Context, brisk bool) error {
 	if n.isLate(err) {
 		return nil // it stands behind what flows
 	}
-	if !brisk && n.isPlain() && errors.Is(err, context.DeadlineExceeded) {
-		n.wires.drop() // without a PING, the client does not notice
-	}
 	re, ok := rueidis.IsRedisErr(err)
 	if ok && wantsMaster(re) {
 		n.redial()
