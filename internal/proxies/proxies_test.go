@@ -3,6 +3,7 @@ package proxies_test
 import (
 	"context"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -38,6 +39,12 @@ func requireWorking(t *testing.T, c *cacheaside.Client[string]) {
 	require.NoError(t, c.Delete(ctx, key))
 	_, err := c.Get(ctx, key)
 	require.ErrorIs(t, err, cacheaside.ErrMiss)
+
+	large := strings.Repeat("x", 1<<20) // it goes by another connection
+	require.NoError(t, c.Set(ctx, key, large, time.Hour))
+	require.Equal(t, large, fetch("fifth"))
+	require.NoError(t, c.Delete(ctx, key))
+	require.Equal(t, "sixth", fetch("sixth"))
 
 	require.NoError(t, c.SetMany(ctx, map[string]string{"a": "1", "b": "2"}, time.Minute))
 	many, err := c.GetMany(ctx, []string{"a", "b", "c"})
