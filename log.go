@@ -28,13 +28,13 @@ type log struct {
 type logLine int
 
 const (
-	logDown logLine = iota
-	logRefused
-	logPanic
+	logPanic logLine = iota
 	logTimeout
 	logRefresh
 	logUnreadable
 	logUnstorable
+	logDown // this and the following are of the backend
+	logRefused
 	logBackendError
 	logWriteFailed
 	logInvalidationFailed
@@ -99,7 +99,7 @@ func (l *log) line(kind logLine, level slog.Level, message string, e Event, attr
 		return false
 	}
 	cause := describeError(e.Err)
-	leftOut, ok := l.limits[kind].allow(cause, time.Now())
+	leftOut, ok := l.limits[kind].allow(cause, kind.causes(), time.Now())
 	if !ok {
 		return false
 	}

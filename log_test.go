@@ -100,7 +100,7 @@ func TestErrorsThatCallersGetAreNotLogged(t *testing.T) {
 func TestFailedRefreshIsLoggedOnceInAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := new(logRecorder)
-		c, err := NewMemory[string](Config{Name: "users", StaleFor: time.Hour}, WithLogger(l.logger()))
+		c, err := NewMemory[string](Config{Name: "users", StaleFor: time.Hour, ErrorCooldown: -1}, WithLogger(l.logger()))
 		require.NoError(t, err)
 		defer c.Close()
 		require.NoError(t, c.Set(t.Context(), "k", "old", time.Second))
