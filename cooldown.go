@@ -104,13 +104,14 @@ func (c *Client[T]) cools() {
 }
 
 // goesOn reports whether a look-up that has found f needs no fetch to succeed.
-func (c *Client[T]) goesOn(f *found[T]) bool {
+func (c *Client[T]) goesOn(f found[T]) bool {
 	return f.entry != nil && !f.entry.negative() &&
-		(c.wantsRefresh(f) || c.clock.now() < f.entry.freshUntil(c.window)+int64(c.cfg.StaleIfError))
+		(c.wantsRefresh(&f) || c.clock.now() < f.entry.freshUntil(c.window)+int64(c.cfg.StaleIfError))
 }
 
-// isSpared reports whether a failure of the source counts for a look-up that has found this.
-func (g *flights[T]) isSpared(f *found[T]) bool { return g.spares == nil || g.spares(f) }
+// isSpared reports whether a failure of the source counts for a look-up that has found this. By value: what a function of a field
+// is given the address of would be allocated, at each hit too.
+func (g *flights[T]) isSpared(f found[T]) bool { return g.spares == nil || g.spares(f) }
 
 // noteFailure remembers for a while that the fetch of f has failed. A flight that callers cannot join any more
 // says nothing about the next one, since it has ended by its time; nor does one whose key was written
@@ -138,7 +139,7 @@ func (g *flights[T]) noteFailure(f *flight[T], err error) {
 // yet.
 func (g *flights[T]) recentFailureLocked(q *request[T]) error {
 	s := q.shard
-	if s.failures.isEmpty() || !g.isSpared(&q.found) {
+	if s.failures.isEmpty() || !g.isSpared(q.found) {
 		return nil
 	}
 	s.failures.expire(time.Now())

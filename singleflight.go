@@ -26,7 +26,7 @@ type flights[T any] struct {
 	run    func(*flight[T])        // what a flight does; it must end it
 	failed func(*flight[T])        // called when flights end by a fetch's failure, or by its time, under a lock
 	lost   func(*flight[T], error) // called after that
-	spares func(*found[T]) bool    // which look-ups a failure counts for; nil: all; see cooldown.go
+	spares func(found[T]) bool     // which look-ups a failure counts for; nil: all; see cooldown.go
 	seed   maphash.Seed
 	shards [flightShards]flightShard[T]
 }
@@ -194,7 +194,7 @@ func (g *flights[T]) open(l lent, c, parent *flightContext) {
 func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
 	f.overtaken = s.fences[f.key] > 0 || s.withheld > 0 || f.outdatedLocked()
 	f.void = f.overtaken
-	f.spared = g.isSpared(&f.found)
+	f.spared = g.isSpared(f.found)
 	s.active.Add(1)
 	s.joinable[f.key] = f
 	s.most = max(s.most, len(s.joinable))

@@ -91,13 +91,13 @@ var policyMutants = []mutant{
 	{
 		name:    "only-callers-that-wait-are-spared",
 		promise: "ErrorCooldown",
-		edits:   change("cooldown.go", "(c.wantsRefresh(f) || c.clock.now()", "(c.clock.now()"),
+		edits:   change("cooldown.go", "(c.wantsRefresh(&f) || c.clock.now()", "(c.clock.now()"),
 		run:     "TestConformance/memory/ErrorCooldown_is_a_second_by_default",
 	},
 	{
 		name:    "only-refreshes-are-spared",
 		promise: "ErrorCooldown",
-		edits:   change("cooldown.go", "(c.wantsRefresh(f) || c.clock.now() < f.entry.freshUntil(c.window)+int64(c.cfg.StaleIfError))", "c.wantsRefresh(f)"),
+		edits:   change("cooldown.go", "(c.wantsRefresh(&f) || c.clock.now() < f.entry.freshUntil(c.window)+int64(c.cfg.StaleIfError))", "c.wantsRefresh(&f)"),
 		run:     "TestConformance/memory/ErrorCooldown_is_a_second_by_default",
 	},
 	{
@@ -109,7 +109,7 @@ var policyMutants = []mutant{
 	{
 		name:    "what-stale-callers-are-spared-of-is-kept-from-others",
 		promise: "ErrorCooldown",
-		edits:   change("cooldown.go", "if s.failures.isEmpty() || !g.isSpared(&q.found) {", "if s.failures.isEmpty() {"),
+		edits:   change("cooldown.go", "if s.failures.isEmpty() || !g.isSpared(q.found) {", "if s.failures.isEmpty() {"),
 		run:     "TestConformance/memory/ErrorCooldown_is_none_by_default",
 	},
 	{
