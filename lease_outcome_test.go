@@ -185,7 +185,9 @@ func TestAnOutcomeIsForThoseWhoHaveWaited(t *testing.T) {
 }
 
 func TestAStaleEntrysLeaseHasAnOutcomeToo(t *testing.T) {
-	caches := fleet(t, 6, func(cfg *cacheaside.Config) { cfg.StaleIfError, cfg.LeaseTTL, cfg.ErrorCooldown = time.Hour, 20*time.Second, -1 })
+	caches := fleet(t, 6, func(cfg *cacheaside.Config) {
+		cfg.StaleIfError, cfg.LeaseTTL, cfg.ErrorCooldown = time.Hour, 20*time.Second, -1
+	})
 	require.NoError(t, caches[0].Set(t.Context(), "key", "stale", time.Millisecond))
 	require.Eventually(t, func() bool {
 		_, err := caches[0].Get(t.Context(), "key")
