@@ -186,7 +186,9 @@ func (a *aside[T]) decode(key, data string) (*entry[T], error) {
 // is one is noted until Redis tells that it has changed.
 func (a *aside[T]) arrived(w *watch, key, data string) {
 	if isLease(data) {
-		a.held.stands(key, data)
+		if !w.bySecond {
+			a.held.stands(key, data)
+		}
 		s := a.shard(key)
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -210,14 +212,16 @@ func (a *aside[T]) arrived(w *watch, key, data string) {
 	}
 }
 
-func (a *aside[T]) invalidated(key string) {
+func (a *aside[T]) invalidated(w *watch, key string) {
 	kept := a.near.Delete(key)
 	s := a.shard(key)
 	s.mu.Lock()
 	s.tellLocked(key)
 	own := s.writing[key] > 0 || a.clearing.Load() > 0
 	s.mu.Unlock()
-	a.held.changed(key)
+	if !w.bySecond { // leases are read by the first
+		a.held.changed(key)
+	}
 	if kept && !own {
 		a.told()
 	}
@@ -234,7 +238,9 @@ func (a *aside[T]) invalidatedAll(ended *watch) {
 		clear(s.reading)
 		s.mu.Unlock()
 	}
-	a.held.allChanged()
+	if !ended.bySecond {
+		a.held.allChanged()
+	}
 }
 
 // changeLocked returns the next change of key. tellLocked takes it off again, and sees to it that nobody

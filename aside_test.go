@@ -207,7 +207,7 @@ func TestNobodyJoinsAReadFromBeforeAChange(t *testing.T) {
 	a := storeOf(c)
 	w := new(watch)
 	for name, change := range map[string]func(){
-		"an invalidation":         func() { a.invalidated(key) },
+		"an invalidation":         func() { a.invalidated(w, key) },
 		"an invalidation of all":  func() { a.invalidatedAll(w) },
 		"a write of this process": func() { require.NoError(t, c.Set(t.Context(), key, "v", time.Hour)) },
 		"a Clear":                 func() { require.NoError(t, c.Clear(t.Context())) },

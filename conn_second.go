@@ -66,6 +66,8 @@ func (n *conn) openSecond(dial dialFunc) {
 		option.NewCacheStoreFn = func(o rueidis.CacheStoreOption) rueidis.CacheStore {
 			store := near(o)
 			if c, ok := store.(*nearConn); ok {
+				c.bySecond = true
+				c.watch.Store(&watch{bySecond: true})
 				c.beats.send = func(redisKey string) { n.beatBy(s.client.Load(), redisKey) }
 			}
 			return store

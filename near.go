@@ -28,13 +28,16 @@ type nearHub struct {
 // nearCache is a near cache as its hub sees it, whatever its type of values. Keys are the caller's.
 type nearCache interface {
 	arrived(w *watch, key, data string) // a reply that may be kept for as long as w lasts
-	invalidated(key string)             // the key has changed, or may have
+	invalidated(w *watch, key string)   // the key has changed, or may have; told during w
 	invalidatedAll(ended *watch)        // the same for all keys that came under this watch
 }
 
 // watch is a time during which Redis tells of every change of what a connection has read, and does so
 // soon. When it is over, what was read during it counts for nothing, from that moment on.
-type watch struct{ over atomic.Bool }
+type watch struct {
+	over     atomic.Bool
+	bySecond bool // it is of the second connection
+}
 
 func newNearHub(prefix string, ttl time.Duration) *nearHub {
 	return &nearHub{
@@ -140,7 +143,10 @@ func checkTracking(o *rueidis.ClientOption) error {
 // a key is poisoned, as many replies as reads had been sent by then may be older than the poison; since
 // replies come in the order in which reads went out, those are the next ones, and any later one is not.
 type nearConn struct {
-	hub    *nearHub
+	hub *nearHub
+
+	bySecond bool // it is of the second connection
+
 	dead   atomic.Bool           // nothing that comes is kept
 	late   atomic.Bool           // replies take longer than lateAfter, and so do invalidations
 	watch  atomic.Pointer[watch] // the present one
@@ -300,7 +306,7 @@ func (c *nearConn) Delete(keys []rueidis.RedisMessage) {
 			continue // not a key
 		}
 		if cache, k := c.hub.route(key); cache != nil {
-			cache.invalidated(k)
+			cache.invalidated(c.watch.Load(), k)
 		}
 	}
 }
@@ -317,7 +323,7 @@ func (c *nearConn) Close(error) {
 
 // startOver ends the watch, begins another one, and then drops what had come under the old one.
 func (c *nearConn) startOver() {
-	old := c.watch.Swap(new(watch))
+	old := c.watch.Swap(&watch{bySecond: c.bySecond})
 	old.over.Store(true)
 	c.hub.mu.RLock()
 	defer c.hub.mu.RUnlock()

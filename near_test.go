@@ -32,7 +32,7 @@ type heard struct {
 }
 
 func (h *heard) arrived(w *watch, key, data string) { h.kept[key], h.watch[key] = data, w }
-func (h *heard) invalidated(key string)             { delete(h.kept, key) }
+func (h *heard) invalidated(_ *watch, key string)   { delete(h.kept, key) }
 
 func (h *heard) invalidatedAll(ended *watch) {
 	for key, w := range h.watch {
