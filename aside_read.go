@@ -63,12 +63,12 @@ func (a *aside[T]) readOnce(o *op, key string, lookup bool) (*nearRead[T], error
 }
 
 func (a *aside[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] {
-	return lookUpInParts(a.conn, a.name, keys, func(keys []string, bySecond bool) []lookedUp[T] { return a.lookupPart(ctx, keys, bySecond) })
+	return lookUpInParts(a.conn, a.name, keys, func(keys []string, by way) []lookedUp[T] { return a.lookupPart(ctx, keys, by) })
 }
 
 // lookupPart reads the keys that nobody reads already in one go.
-func (a *aside[T]) lookupPart(ctx context.Context, keys []string, bySecond bool) []lookedUp[T] {
-	o, err := a.conn.beginLong(ctx, false, bySecond)
+func (a *aside[T]) lookupPart(ctx context.Context, keys []string, by way) []lookedUp[T] {
+	o, err := a.conn.beginLong(ctx, false, by.second, by.at)
 	if err != nil {
 		return failAll[T](len(keys), err)
 	}

@@ -198,6 +198,7 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 		window:    int64(max(cfg.StaleFor, cfg.StaleIfError)),
 		watchers:  newWatchers(cfg.Name, reflect.TypeFor[T]().String(), o),
 		down:      func() bool { return false },
+		downFor:   func(string) bool { return false },
 		local:     SourceHit,
 		clone:     clone,
 		codec:     codec,
@@ -255,7 +256,8 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, named bool, weigh
 		}
 		return nil
 	}
-	c.spread, c.down = true, b.conn.breaker.isDown
+	c.spread, c.down = true, b.conn.isAnyDown
+	c.downFor = func(key string) bool { return b.conn.isDown(c.cfg.Prefix + ":" + c.cfg.Name + ":" + key) }
 	r := remote[T]{conn: b.conn, form: c.form(c.codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":", closed: c.closed}
 	if err := c.claimName(b.conn, named, r.form.fingerprint); err != nil {
 		return err

@@ -203,7 +203,7 @@ func (c *Client[T]) forEach(ctx context.Context, keys []string, do func(key stri
 	var mu sync.Mutex
 	var lost atomic.Pointer[error]
 	c.concurrently(len(m.keys), func(i int) {
-		if err := c.unlessLost(&lost, func() error { return do(m.keys[i]) }); err != nil {
+		if err := c.unlessLost(&lost, m.keys[i], func() error { return do(m.keys[i]) }); err != nil {
 			mu.Lock()
 			defer mu.Unlock()
 			m.fail(err)
@@ -215,8 +215,8 @@ func (c *Client[T]) forEach(ctx context.Context, keys []string, do func(key stri
 
 // unlessLost calls do, unless the backend has not answered to an earlier one with this lost, and still does not.
 // Each would wait for it as long as an operation may, and many keys are done in many turns.
-func (c *Client[T]) unlessLost(lost *atomic.Pointer[error], do func() error) error {
-	if cause := lost.Load(); cause != nil && c.down() {
+func (c *Client[T]) unlessLost(lost *atomic.Pointer[error], key string, do func() error) error {
+	if cause := lost.Load(); cause != nil && c.downFor(key) {
 		return *cause
 	}
 	err := do()

@@ -49,10 +49,11 @@ type Client[T any] struct {
 	weigh   func(key string, e *entry[T]) (uint32, error) // nil, but in memory with a weigher
 	sure    atomic.Int64                                  // what surelyFresh takes off a deadline; see setSure
 	opts    options
-	gone    error       // what a remembered "not found" returns, and a key that a batch's source leaves out
-	instant bool        // the store is in this process altogether: what peek does not find is not there
-	down    func() bool // the backend does not answer
-	spread  bool        // several processes refresh the same entries, and should not do it together
+	gone    error                 // what a remembered "not found" returns, and a key that a batch's source leaves out
+	instant bool                  // the store is in this process altogether: what peek does not find is not there
+	down    func() bool           // the backend does not answer
+	downFor func(key string) bool // the same of where a key is
+	spread  bool                  // several processes refresh the same entries, and should not do it together
 
 	watchers  watchers
 	shortTTL  sync.Once    // the log is told of one that lacks a unit

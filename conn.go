@@ -20,11 +20,10 @@ type conn struct {
 	cfg      Config
 	option   rueidis.ClientOption
 	timeouts *opTimeouts
-	breaker  *breaker
-	load     load
 	dial     dialFunc // for what is not the client's; see dialApart
 	wires    wires
-	line     line // of the first connection
+	node            // of all servers together, where there are several
+	nodes    *nodes // nil without a cluster
 	second   second
 	part     atomic.Int64 // how many keys are looked up at once, see lookUpInParts
 	role     role
@@ -65,24 +64,34 @@ func newConn(cfg Config, o options, near rueidis.NewCacheStoreFn, events func(Ev
 	// and use the memory of a command again that a dead connection may still be writing. conn.attempt is ours.
 	option.DisableRetry = true
 	n := &conn{cfg: cfg, option: option, timeouts: newOpTimeouts(cfg.OpTimeout)}
-	n.load.slots = make(chan struct{}, maxLeft)
+	n.prepare(&n.node)
+	n.line.lost = n.lost
 	n.breaker = newBreaker(n.probe, events)
 	n.breaker.brief = cfg.OpTimeout / 8
 	n.wires.underWay = n.load.underWay.Load
 	n.wires.plain.Store(option.AlwaysRESP2 && n.mayBePlain())
 	n.dial = dialer(&option)
-	n.line.lost, n.line.patience, n.line.piece = n.lost, patienceOf(&option), readPiece
-	n.line.buffer = cmp.Or(option.ReadBufferEachConn, rueidis.DefaultReadBuffer)
-	n.option.DialCtxFn = n.wires.watch(n.dial, &n.line)
+	lineOf := func(string) *line { return &n.line }
+	if n.isCluster() {
+		n.nodes = &nodes{conn: n, events: events, byAddr: make(map[string]*node), down: make(map[*node]bool)}
+		lineOf = func(addr string) *line { return &n.nodes.at(addr).line }
+	}
+	n.option.DialCtxFn = n.wires.watch(n.dial, lineOf)
 	if option.AuthCredentialsFn != nil {
 		n.option.AuthCredentialsFn = n.wires.credentials(option.AuthCredentialsFn)
 	}
 	if moves := &n.option.ClusterOption.MaxMovedRedirections; *moves <= 0 || *moves > maxRedirections {
 		*moves = maxRedirections
 	}
-	n.option.ConnWriteTimeout = max(option.ConnWriteTimeout, pingPatience)
 	n.openSecond(n.dial)
 	return n, nil
+}
+
+// prepare makes a node ready but for its breaker.
+func (n *conn) prepare(at *node) {
+	at.load.slots = make(chan struct{}, maxLeft)
+	at.line.patience, at.line.piece = patienceOf(&n.option), readPiece
+	at.line.buffer = cmp.Or(n.option.ReadBufferEachConn, rueidis.DefaultReadBuffer)
 }
 
 // pingPatience is how long the client's PING may wait behind a value. The wires notice what is silent, see watchdog.
@@ -151,19 +160,28 @@ func (n *conn) makeClient() error {
 	if n.client.Load() != nil || n.closing.Load() {
 		return nil
 	}
-	option := n.option
-	if n.isPlain() {
-		option = plainOption(option)
-	}
-	c, err := rueidis.NewClient(option)
+	c, err := rueidis.NewClient(n.clientOption())
 	if c == nil {
 		return err
 	}
 	n.client.Store(&c)
+	if n.nodes != nil && err == nil {
+		n.nodes.learn(context.Background(), c.Nodes())
+	}
 	if n.closing.Load() {
 		c.Close()
 	}
 	return err
+}
+
+// clientOption is how clients are made. The PING of the client may stand behind a value for long.
+func (n *conn) clientOption() rueidis.ClientOption {
+	option := n.option
+	option.ConnWriteTimeout = max(option.ConnWriteTimeout, pingPatience)
+	if n.isPlain() {
+		return plainOption(option)
+	}
+	return option
 }
 
 // probe asks whether Redis answers. If it is not brisk it has a time of its own, longer than an
@@ -182,7 +200,7 @@ func (n *conn) probe(ctx context.Context, brisk bool) error {
 			err = n.reach(ctx)
 		}
 	}
-	if n.isLate(err) {
+	if n.isLate(err, n.cfg.OpTimeout) {
 		return nil // it stands behind what flows
 	}
 	re, ok := rueidis.IsRedisErr(err)
@@ -197,8 +215,8 @@ func (n *conn) probe(ctx context.Context, brisk bool) error {
 
 // isLate reports whether err says that an answer did not come in time while something large is passing: then there is
 // no outage.
-func (n *conn) isLate(err error) bool {
-	return hasEnded(err) && n.line.flowing(min(n.cfg.OpTimeout/2, time.Second))
+func (at *node) isLate(err error, opTimeout time.Duration) bool {
+	return hasEnded(err) && at.line.flowing(min(opTimeout/2, time.Second))
 }
 
 // redialEvery is the shortest time from one redial to the next.
@@ -229,6 +247,9 @@ func (n *conn) reach(ctx context.Context) error {
 	c := n.client.Load()
 	if c == nil {
 		return rueidis.ErrClosing
+	}
+	if n.nodes != nil {
+		return n.nodes.askAny(ctx, *c)
 	}
 	err := n.askFor(ctx, *c)
 	if isLost(err) && !isRefused(err) { // it may have gone by the connection that was lost; now there is another one, if there can be
@@ -273,6 +294,9 @@ func (n *conn) close() {
 		return
 	}
 	n.breaker.stop()
+	if n.nodes != nil {
+		defer n.nodes.stop()()
+	}
 	closed := make(chan struct{})
 	go func() { // ends when the connections are closed at the latest
 		defer close(closed)

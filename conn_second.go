@@ -61,7 +61,8 @@ func (n *conn) openSecond(dial dialFunc) {
 		s.line.patience = n.line.patience + transfer(n.cfg.MaxValueBytes) // what was written is a while in the buffers of the system
 	}
 	option := n.option
-	option.DialCtxFn = n.wires.watch(dial, &s.line)
+	option.ConnWriteTimeout = max(option.ConnWriteTimeout, pingPatience)
+	option.DialCtxFn = n.wires.watch(dial, func(string) *line { return &s.line })
 	if near := option.NewCacheStoreFn; near != nil {
 		option.NewCacheStoreFn = func(o rueidis.CacheStoreOption) rueidis.CacheStore {
 			store := near(o)
@@ -160,16 +161,20 @@ func (s *second) learn(redisKey string, size int) {
 // process has written it, the second is the quicker one: no order is needed between reads.
 func (n *conn) beginRead(ctx context.Context, name, key string) (op, error) {
 	large := n.second.used.Load() && n.second.of(name+key) != nil
-	if large || n.line.isCarrying() && !n.second.line.isCarrying() {
-		return n.beginLong(ctx, false, true)
+	at := &n.node
+	if n.nodes != nil {
+		at = n.nodeOf(name + key)
 	}
-	return n.begin(ctx, false)
+	if large || at.line.isCarrying() && !n.second.line.isCarrying() {
+		return n.beginLong(ctx, false, true, at)
+	}
+	return n.beginAt(ctx, false, at)
 }
 
 // passBy reports whether a read that was given up is to be made once more, by the second connection: it stood behind a
 // large value, which had begun to come before that was known, and is not the read of that value itself.
 func (n *conn) passBy(o *op, err error, name, key string) bool {
-	if !hasEnded(err) || o.bySecond || o.callerGone(err) != nil || !n.line.isCarrying() || n.second.line.isCarrying() {
+	if !hasEnded(err) || o.bySecond || o.callerGone(err) != nil || !o.at.line.isCarrying() || n.second.line.isCarrying() {
 		return false
 	}
 	next, redisKey := *o, name+key
@@ -196,13 +201,14 @@ func (n *conn) beginWrite(ctx context.Context, patient bool, redisKey string, si
 	if size >= largeBytes {
 		n.second.note(redisKey)
 	}
+	at := n.nodeOf(redisKey)
 	switch bySecond := n.second.of(redisKey) != nil; {
 	case !bySecond:
-		return n.begin(ctx, patient)
+		return n.beginAt(ctx, patient, at)
 	case patient:
-		return n.beginLong(ctx, patient, true)
+		return n.beginLong(ctx, patient, true, at)
 	}
-	o := op{conn: n, caller: ctx, begun: time.Now(), bySecond: true}
+	o := op{conn: n, at: at, caller: ctx, begun: time.Now(), bySecond: true}
 	o.ctx, o.cancel = n.timeouts.bound(ctx, o.begun)
 	return n.start(o, patient)
 }
@@ -215,7 +221,7 @@ func (o *op) settle(redisKey string) error {
 	if !o.bySecond || k == nil || k.settled.Load() {
 		return nil
 	}
-	first := leavable{*n.client.Load(), n.load.slots}
+	first := leavable{*n.client.Load(), o.at.load.slots}
 	if err := first.Do(o.ctx, first.B().Strlen().Key(redisKey).Build()).NonRedisError(); err != nil {
 		return err
 	}

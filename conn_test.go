@@ -471,7 +471,7 @@ func TestWhatARefusedCommandQuotesIsNotShown(t *testing.T) {
 	redistest.Require(t)
 	server := redistest.Start(t)
 	c := openOn(t, server, server.Addr(), BackendRueidis, time.Second)
-	err := c.store.(*remote[string]).conn.attempt(t.Context(), false, func(o *op) error {
+	err := c.store.(*remote[string]).conn.attempt(t.Context(), false, "", func(o *op) error {
 		return o.Do(o.ctx, o.B().Arbitrary("NOSUCHCOMMAND").Keys("user:42").Build()).Error()
 	})
 	require.ErrorIs(t, err, ErrUnavailable)

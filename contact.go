@@ -200,7 +200,7 @@ func (n *conn) unusedKey(prefix string) string {
 // the refusal. It changes nothing. That Redis does not answer before ctx ends, or cannot do it at present, is no
 // refusal.
 func (n *conn) permitted(ctx context.Context, prefix string, needs []need) error {
-	o, err := n.begin(ctx, false)
+	o, err := n.begin(ctx, false, "")
 	if err != nil {
 		return nil
 	}
@@ -254,7 +254,7 @@ func isRefusal(err error) bool {
 
 // ping is Health of a backend: whether Redis answers. It waits if the connection is being probed just now.
 func (n *conn) ping(ctx context.Context) error {
-	return n.attempt(ctx, true, func(o *op) error {
+	return n.attempt(ctx, true, "", func(o *op) error {
 		err := o.Do(o.ctx, n.pingCommand(o.B())).Error()
 		if isRefusal(err) {
 			return nil // an answer
@@ -268,7 +268,7 @@ func (n *conn) ping(ctx context.Context) error {
 // a disk, of a master or of a permission.
 func (n *conn) works(ctx context.Context, prefix string, needs []need) error {
 	key := n.unusedKey(prefix)
-	return n.attempt(ctx, true, func(o *op) error {
+	return n.attempt(ctx, true, key, func(o *op) error {
 		commands := make(rueidis.Commands, len(needs))
 		for i, need := range needs {
 			commands[i] = need.build(o.B(), key)

@@ -174,7 +174,7 @@ func (a *aside[T]) takeOrMeet(ctx context.Context, key string, known *sight) (le
 // it tells by the entry, and stands is "".
 func (a *aside[T]) take(ctx context.Context, p leasePlace) (held lease[T], stands string, err error) {
 	h := a.held.add(p, a.token(noOutcome), true)
-	o, err := a.conn.begin(ctx, false)
+	o, err := a.conn.begin(ctx, false, p.tokenAt)
 	if err != nil {
 		h.rest()
 		return held, "", err
@@ -230,7 +230,7 @@ func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T],
 // meetStale is meet for the lease of a stale entry, which is looked at for that. What is neither token nor mark
 // is taken over in its time.
 func (a *aside[T]) meetStale(ctx context.Context, p leasePlace, known *sight) (lease[T], error) {
-	o, err := a.conn.begin(ctx, false)
+	o, err := a.conn.begin(ctx, false, p.tokenAt)
 	if err != nil {
 		return lease[T]{}, err
 	}
@@ -273,7 +273,7 @@ func (a *aside[T]) takeOver(ctx context.Context, p leasePlace, stands string, kn
 // ended whose mark the token replaces. The token is "" if it was not put there.
 func (a *aside[T]) put(ctx context.Context, s *script, p leasePlace, before outcome, args ...string) (lease[T], error) {
 	h := a.held.add(p, a.token(before), true)
-	o, err := a.conn.begin(ctx, false)
+	o, err := a.conn.begin(ctx, false, p.tokenAt)
 	if err != nil {
 		h.rest()
 		return lease[T]{}, err

@@ -235,7 +235,7 @@ func (hs *holdings) takeSuspects() []*holding {
 
 // lookAt reads what stands in the place of each lease. Where there is no answer, it is to be looked at again.
 func (hs *holdings) lookAt(these []*holding) {
-	o, err := hs.conn.begin(hs.ctx, true)
+	o, err := hs.conn.begin(hs.ctx, true, "")
 	if err != nil {
 		hs.look(these...)
 		return
@@ -280,7 +280,7 @@ func (h *holding) lose() {
 		f.overtake()
 	}
 	if h.ours && h.replaces != "" {
-		_ = h.of.conn.attempt(h.of.ctx, false, func(o *op) error { // if that fails, it expires
+		_ = h.of.conn.attempt(h.of.ctx, false, h.tokenAt, func(o *op) error { // if that fails, it expires
 			_, err := o.run(&releaseScript, h.tokenAt, h.token)
 			return err
 		})

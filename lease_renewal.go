@@ -52,7 +52,7 @@ func (hs *holdings) due(now time.Time) (due []*holding, more bool) {
 
 // renewGroups renews each group by one script, all in one go. What fails is tried again at the next tick.
 func (hs *holdings) renewGroups(groups [][]*holding, now time.Time) {
-	o, err := hs.conn.begin(hs.ctx, false)
+	o, err := hs.conn.begin(hs.ctx, false, "")
 	if err != nil {
 		hs.look(slices.Concat(groups...)...)
 		return

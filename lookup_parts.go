@@ -2,6 +2,7 @@ package cacheaside
 
 import (
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -18,27 +19,49 @@ const (
 	largePart = 4
 )
 
-// lookUpInParts looks keys up by look: those that are known to be large apart, and many of them in parts.
-func lookUpInParts[T any](n *conn, name string, keys []string, look func(keys []string, bySecond bool) []lookedUp[T]) []lookedUp[T] {
+// way is how a part is asked for: of which node, and by which connection.
+type way struct {
+	at     *node
+	second bool
+}
+
+// lookUpInParts looks keys up by look: those of each node of a cluster by themselves, those that are known to be large
+// apart, and many of them in parts.
+func lookUpInParts[T any](n *conn, name string, keys []string, look func(keys []string, by way) []lookedUp[T]) []lookedUp[T] {
 	size := int(n.part.Load())
-	if len(keys) <= size && !n.second.used.Load() {
+	if n.nodes == nil && len(keys) <= size && !n.second.used.Load() {
 		begun := time.Now()
-		got := look(keys, false)
+		got := look(keys, way{at: &n.node})
 		n.part.Store(int64(nextPart(size, len(keys), time.Since(begun))))
 		return got
 	}
-	var small, large []int
-	for i, key := range keys {
-		if n.second.of(name+key) != nil {
-			large = append(large, i)
-		} else {
-			small = append(small, i)
-		}
+	got := make([]lookedUp[T], len(keys))
+	var asking sync.WaitGroup
+	for at, places := range placesByNode(n, name, keys) {
+		p := keyParts[T]{keys: keys, got: got, look: look}
+		asking.Go(func() {
+			small, large := places[false], places[true]
+			n.part.Store(int64(p.run(small, size, way{at, len(small) > size})))
+			p.run(large, largePart, way{at, true})
+		})
 	}
-	p := keyParts[T]{keys: keys, got: make([]lookedUp[T], len(keys)), look: look}
-	n.part.Store(int64(p.run(small, size, len(small) > size)))
-	p.run(large, largePart, true)
-	return p.got
+	asking.Wait()
+	return got
+}
+
+// placesByNode returns the places of the keys of each node: false has those that are not known to be large.
+func placesByNode(n *conn, name string, keys []string) map[*node]map[bool][]int {
+	all := make(map[*node]map[bool][]int)
+	for i, key := range keys {
+		redisKey := name + key
+		at := n.nodeOf(redisKey)
+		if all[at] == nil {
+			all[at] = make(map[bool][]int)
+		}
+		large := n.second.of(redisKey) != nil
+		all[at][large] = append(all[at][large], i)
+	}
+	return all
 }
 
 // nextPart is how many keys are to be looked up at once after so many have taken so long.
@@ -56,12 +79,12 @@ func nextPart(size, asked int, took time.Duration) int {
 type keyParts[T any] struct {
 	keys []string
 	got  []lookedUp[T]
-	look func(keys []string, bySecond bool) []lookedUp[T]
+	look func(keys []string, by way) []lookedUp[T]
 	err  error // why no more is to be asked
 }
 
 // run looks up the keys in these places, at first so many at a time, and returns how many it should be the next time.
-func (p *keyParts[T]) run(places []int, size int, bySecond bool) int {
+func (p *keyParts[T]) run(places []int, size int, by way) int {
 	for len(places) > 0 && p.err == nil {
 		part := places[:min(size, len(places))]
 		places = places[len(part):]
@@ -70,7 +93,7 @@ func (p *keyParts[T]) run(places []int, size int, bySecond bool) int {
 			keys[n] = p.keys[i]
 		}
 		begun := time.Now()
-		for n, l := range p.look(keys, bySecond) {
+		for n, l := range p.look(keys, by) {
 			p.got[part[n]] = l
 		}
 		size = nextPart(size, len(part), time.Since(begun))

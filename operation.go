@@ -14,6 +14,7 @@ import (
 type op struct {
 	rueidis.Client
 	conn   *conn
+	at     *node           // whose keys it is about
 	ctx    context.Context // ends at OpTimeout, or with the caller's
 	cancel context.CancelFunc
 	caller context.Context
@@ -26,16 +27,20 @@ type op struct {
 // begin begins an operation for the caller with this context; end must follow unless it returns an error.
 // With patient, it waits for a connection that is being restored; without, only for a moment. All of it, until
 // end, takes no longer than OpTimeout.
-func (n *conn) begin(ctx context.Context, patient bool) (op, error) {
-	o := op{conn: n, caller: ctx, begun: time.Now()}
+func (n *conn) begin(ctx context.Context, patient bool, redisKey string) (op, error) {
+	return n.beginAt(ctx, patient, n.nodeOf(redisKey))
+}
+
+func (n *conn) beginAt(ctx context.Context, patient bool, at *node) (op, error) {
+	o := op{conn: n, at: at, caller: ctx, begun: time.Now()}
 	o.ctx, o.cancel = n.timeouts.bound(ctx, o.begun)
 	return n.start(o, patient)
 }
 
 // beginLong is begin for what may take longer than OpTimeout, for as long as something comes.
-func (n *conn) beginLong(ctx context.Context, patient, bySecond bool) (op, error) {
-	o := op{conn: n, caller: ctx, begun: time.Now(), bySecond: bySecond}
-	l := &n.line
+func (n *conn) beginLong(ctx context.Context, patient, bySecond bool, at *node) (op, error) {
+	o := op{conn: n, at: at, caller: ctx, begun: time.Now(), bySecond: bySecond}
+	l := &at.line
 	if bySecond {
 		l = &n.second.line
 	}
@@ -49,14 +54,17 @@ func (n *conn) start(o op, patient bool) (op, error) {
 		return op{}, err
 	}
 	n.checkRole(o.begun)
-	crowded := n.load.begin(o.begun)
+	crowded := o.at.load.begin(o.begun)
+	if o.at != &n.node {
+		n.load.underWay.Add(1)
+	}
 	switch {
 	case o.bySecond:
 		if err := n.takeSecond(&o); err != nil {
 			return op{}, n.end(&o, err)
 		}
 	case crowded || n.wires.unsettled.Load() > 0:
-		o.Client = leavable{o.Client, n.load.slots}
+		o.Client = leavable{o.Client, o.at.load.slots}
 	}
 	return o, nil
 }
@@ -79,8 +87,12 @@ func (n *conn) takeSecond(o *op) error {
 
 // ready gives o a client, unless it is known that Redis does not answer.
 func (n *conn) ready(o *op, patient bool) error {
-	if n.breaker.isDown() {
-		if err := n.breaker.wait(o.ctx, patient); err != nil {
+	b := n.breaker
+	if !b.isDown() {
+		b = o.at.breaker
+	}
+	if b.isDown() {
+		if err := b.wait(o.ctx, patient); err != nil {
 			if gone := o.callerGone(o.ctx.Err()); gone != nil {
 				return gone
 			}
@@ -118,17 +130,17 @@ func (n *conn) end(o *op, err error) error {
 	if re, ok := rueidis.IsRedisErr(err); ok {
 		n.count(o, true)
 		if notServing(re) || refusesConnection(re) {
-			n.breaker.trip(err)
+			n.blame(o, err)
 		}
 		if wantsMaster(re) {
 			n.redial()
 		}
 		return unavailable(withoutArguments(re))
 	}
-	silent, late := n.count(o, false), n.isLate(err)
+	silent, late := n.count(o, false), o.at.isLate(err, n.cfg.OpTimeout)
 	if gone := o.callerGone(err); gone != nil {
 		if silent && !late {
-			n.breaker.suspect()
+			o.at.breaker.suspect()
 		}
 		return gone
 	}
@@ -137,11 +149,20 @@ func (n *conn) end(o *op, err error) error {
 		return ErrClosed
 	case rueidis.IsParseErr(err), late:
 	case o.bySecond: // that says nothing about the first
-		n.breaker.suspect()
+		o.at.breaker.suspect()
 	default:
-		n.breaker.trip(err)
+		n.blame(o, err)
 	}
 	return unavailable(err)
+}
+
+// blame opens the breaker of what has not answered o. Of a cluster as a whole, one node that answers is enough.
+func (n *conn) blame(o *op, err error) {
+	if n.nodes != nil && o.at == &n.node {
+		n.breaker.suspect()
+		return
+	}
+	o.at.breaker.trip(err)
 }
 
 // count notes that an operation has ended, once, and reports whether nothing has been answered for a
@@ -151,26 +172,36 @@ func (n *conn) count(o *op, answered bool) (silent bool) {
 		return false
 	}
 	o.ended = true
+	if o.at != &n.node {
+		n.load.underWay.Add(-1)
+	}
 	if answered {
-		n.load.answered()
+		o.at.load.answered()
 		return false
 	}
-	return n.load.failed(o.begun)
+	return o.at.load.failed(o.begun)
 }
 
 // uncount is count for an operation that has not been sent.
 func (n *conn) uncount(o *op) {
 	if !o.ended {
 		o.ended = true
-		n.load.underWay.Add(-1)
+		o.at.load.underWay.Add(-1)
+		if o.at != &n.node {
+			n.load.underWay.Add(-1)
+		}
 	}
 }
 
 // attempt runs an operation that may well be done twice. With patient, if the connection is lost before the
 // answer comes, it is done once more by the next connection, as far as OpTimeout allows: a Delete that fails
 // only because Redis has just been restarted would be a nuisance.
-func (n *conn) attempt(ctx context.Context, patient bool, do func(*op) error) error {
-	o, err := n.begin(ctx, patient)
+func (n *conn) attempt(ctx context.Context, patient bool, redisKey string, do func(*op) error) error {
+	return n.attemptAt(ctx, patient, n.nodeOf(redisKey), do)
+}
+
+func (n *conn) attemptAt(ctx context.Context, patient bool, at *node, do func(*op) error) error {
+	o, err := n.beginAt(ctx, patient, at)
 	if err != nil {
 		return err
 	}
@@ -209,12 +240,12 @@ func (n *conn) again(o *op, err error, patient bool) bool {
 	if o.bySecond {
 		return true // the next try dials
 	}
-	n.breaker.trip(err)
-	if n.breaker.wait(o.ctx, patient) != nil {
+	n.blame(o, err)
+	if o.at.breaker.isDown() && o.at.breaker.wait(o.ctx, patient) != nil {
 		return false
 	}
 	if _, ok := o.Client.(leavable); !ok {
-		o.Client = leavable{o.Client, n.load.slots}
+		o.Client = leavable{o.Client, o.at.load.slots}
 	}
 	return true
 }

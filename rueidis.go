@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -53,11 +54,11 @@ func (r *remote[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
 }
 
 func (r *remote[T]) lookupMany(ctx context.Context, keys []string) []lookedUp[T] {
-	return lookUpInParts(r.conn, r.name, keys, func(keys []string, bySecond bool) []lookedUp[T] { return r.lookupPart(ctx, keys, bySecond) })
+	return lookUpInParts(r.conn, r.name, keys, func(keys []string, by way) []lookedUp[T] { return r.lookupPart(ctx, keys, by) })
 }
 
-func (r *remote[T]) lookupPart(ctx context.Context, keys []string, bySecond bool) []lookedUp[T] {
-	o, err := r.conn.beginLong(ctx, false, bySecond)
+func (r *remote[T]) lookupPart(ctx context.Context, keys []string, by way) []lookedUp[T] {
+	o, err := r.conn.beginLong(ctx, false, by.second, by.at)
 	if err != nil {
 		return failAll[T](len(keys), err)
 	}
@@ -168,9 +169,35 @@ func (r *remote[T]) delete(ctx context.Context, key string) error {
 // removeBatch is how many keys deleteMany deletes in one go.
 const removeBatch = 512
 
-// deleteMany sends the keys one by one in few round trips: in a cluster they belong to several slots. Where nothing of a
-// batch is deleted, the rest is not tried.
+// deleteMany deletes the keys of each node of a cluster by themselves.
 func (r *remote[T]) deleteMany(ctx context.Context, keys []string) (failed []string, err error) {
+	if r.conn.nodes == nil {
+		return r.deleteAt(ctx, keys, &r.conn.node)
+	}
+	byNode := make(map[*node][]string)
+	for _, key := range keys {
+		at := r.conn.nodeOf(r.redisKey(key))
+		byNode[at] = append(byNode[at], key)
+	}
+	var mu sync.Mutex
+	var deleting sync.WaitGroup
+	for at, keys := range byNode {
+		deleting.Go(func() {
+			left, why := r.deleteAt(ctx, keys, at)
+			mu.Lock()
+			defer mu.Unlock()
+			if failed = append(failed, left...); why != nil {
+				err = why
+			}
+		})
+	}
+	deleting.Wait()
+	return failed, err
+}
+
+// deleteAt sends the keys one by one in few round trips: in a cluster they belong to several slots. Where nothing of a
+// batch is deleted, the rest is not tried.
+func (r *remote[T]) deleteAt(ctx context.Context, keys []string, at *node) (failed []string, err error) {
 	if r.conn.second.used.Load() {
 		if keys, failed, err = r.deleteLarge(ctx, keys); err != nil {
 			return append(failed, keys...), err
@@ -179,7 +206,7 @@ func (r *remote[T]) deleteMany(ctx context.Context, keys []string) (failed []str
 	for from := 0; from < len(keys); from += removeBatch {
 		batch := keys[from:min(from+removeBatch, len(keys))]
 		var left []string
-		tried := r.conn.attempt(ctx, true, r.open(func(o *op) (err error) {
+		tried := r.conn.attemptAt(ctx, true, at, r.open(func(o *op) (err error) {
 			left, err = r.deleteBatch(o, batch)
 			return err
 		}))
@@ -285,7 +312,7 @@ func (r *remote[T]) clearNode(ctx context.Context, node rueidis.CommandClient) e
 func (r *remote[T]) scan(ctx context.Context, node rueidis.CommandClient) error {
 	pattern := globEscape(r.name) + "*"
 	for cursor := uint64(0); ; {
-		o, err := r.conn.begin(ctx, true)
+		o, err := r.conn.begin(ctx, true, "")
 		if err != nil {
 			return err
 		}

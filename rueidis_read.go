@@ -132,7 +132,7 @@ func (r *remote[T]) goOn(o *op, key string) {
 	if next == nil {
 		return
 	}
-	own := op{Client: o.Client, conn: r.conn, ctx: context.Background(), bySecond: o.bySecond}
+	own := op{Client: o.Client, conn: r.conn, at: o.at, ctx: context.Background(), bySecond: o.bySecond}
 	go func() { // ends when the connection does, at the latest
 		for ; next != nil; next = r.reads.next(key) {
 			if !own.bySecond && r.conn.second.of(r.redisKey(key)) != nil {

@@ -145,7 +145,7 @@ func (n *conn) teach(key string) {
 	go func() { // ends within OpTimeout for each script, or with the connection
 		defer n.teaching.Store(false)
 		for _, s := range scripts {
-			_ = n.attempt(context.Background(), false, func(o *op) error { // the next operation that needs it tries again
+			_ = n.attempt(context.Background(), false, key, func(o *op) error { // the next operation that needs it tries again
 				return o.eval(s, []string{key}, s.idle).Error()
 			})
 		}

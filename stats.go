@@ -11,7 +11,7 @@ import (
 type Stats struct {
 	Entries     int  // held by this process at present
 	Flights     int  // fetches under way at present, or waiting for another process to fetch
-	BackendDown bool // the backend has not answered, and is not asked until it answers a probe
+	BackendDown bool // the backend, or a node of a cluster, has not answered, and is not asked until it answers a probe
 
 	Hits      uint64 // look-ups answered by a kept entry, fresh or stale
 	NearHits  uint64 // those of Hits that rueidis-aside answered without asking Redis

@@ -102,8 +102,8 @@ func delay(c net.Conn) {
 	}
 }
 
-// watch returns a function that dials with dial, for the wires of a line.
-func (ws *wires) watch(dial dialFunc, l *line) dialFunc {
+// watch returns a function that dials with dial, for the wires of a line, which lineOf finds by the address.
+func (ws *wires) watch(dial dialFunc, lineOf func(address string) *line) dialFunc {
 	return func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
 		ws.unsettled.Add(1)
 		settle := sync.OnceFunc(func() { ws.unsettled.Add(-1) })
@@ -114,6 +114,7 @@ func (ws *wires) watch(dial dialFunc, l *line) dialFunc {
 			settle()
 			return nil, err
 		}
+		l := lineOf(address)
 		w := newWire(c, ws.underWay)
 		if ws.plain.Load() {
 			w.Conn = &plainWire{Conn: c}

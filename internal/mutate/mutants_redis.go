@@ -145,6 +145,20 @@ var redisMutants = []mutant{
 		within:  60 * time.Second,
 	},
 	{
+		name:    "one-node-is-all",
+		promise: "G11",
+		edits:   change("conn_nodes.go", "if at := n.nodes.of(redisKey); at != nil {", "if at := n.nodes.of(redisKey); at == &n.node {"),
+		run:     "TestANodeThatIsGoneDoesNotDisturbTheOthers/frozen/rueidis$",
+		within:  60 * time.Second,
+	},
+	{
+		name:    "a-batch-waits-for-all-nodes",
+		promise: "G11",
+		edits:   change("lookup_parts.go", "\t\tat := n.nodeOf(redisKey)\n", "\t\tat := n.nodeOf(\"\")\n"),
+		run:     "TestANodeThatIsGoneDoesNotDisturbTheOthers/frozen/rueidis$",
+		within:  60 * time.Second,
+	},
+	{
 		name:    "breaker-never-opens",
 		promise: "G11",
 		edits:   change("breaker.go", "\tif b.down.Load() || b.stopped {\n\t\treturn false\n\t}\n\tb.err", "\tif true {\n\t\treturn false\n\t}\n\tb.err"),
