@@ -310,7 +310,7 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 	begun := c.askedAt()
 	replies := c.store.lookupMany(ctx, ask)
 	c.tellEvictions()
-	asked := c.askedAt().Sub(begun)
+	asked := min(c.askedAt().Sub(begun), c.cfg.OpTimeout/4) // where much comes it takes longer, and time is left for storing
 	c.countFailed(replies)
 	for i, at := range missing {
 		q := &all[at]

@@ -115,7 +115,7 @@ var policyMutants = []mutant{
 	{
 		name:    "each-of-many-keys-waits",
 		promise: "G11",
-		edits:   change("batch.go", "cause != nil && c.down()", "cause != nil && false"),
+		edits:   change("batch.go", "cause != nil && c.downFor(key)", "cause != nil && false"),
 		run:     "TestManyKeysPayOneOpTimeoutForAFrozenServer",
 	},
 	{

@@ -106,7 +106,7 @@ var redisMutants = []mutant{
 	{
 		name:    "reads-wait-behind-a-large-value",
 		promise: "G11",
-		edits:   change("conn_second.go", "large || n.line.isCarrying() && !n.second.line.isCarrying()", "large"),
+		edits:   change("conn_second.go", "large || at.line.isCarrying() && !n.second.line.isCarrying()", "large"),
 		run:     "TestLargeValuesStandInNobodysWay/of_another,_5_MB_a_second,_OpTimeout_500ms/rueidis$",
 		within:  60 * time.Second,
 	},

@@ -195,7 +195,7 @@ var writeMutants = []mutant{
 	{
 		name:    "invalidations-are-ignored",
 		promise: "G10",
-		edits:   change("near.go", "\t\t\tcache.invalidated(k)\n", "\t\t\t_ = k\n"),
+		edits:   change("near.go", "\t\t\tcache.invalidated(c.watch.Load(), k)\n", "\t\t\t_ = k\n"),
 		run:     "TestAnInvalidationIsReportedForWhatWasKept|TestNearCopiesGoWhenRedisForgets",
 	},
 	{
