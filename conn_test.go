@@ -586,7 +586,7 @@ func TestALargeBatchIsStoredInParts(t *testing.T) {
 			return n
 		}
 		require.Equal(t, many, asked())
-		require.Eventually(t, func() bool { return asked() == 0 }, healing, time.Millisecond)
+		require.Eventually(t, func() bool { return asked() == 0 }, 3*healing, time.Millisecond)
 	})
 }
 
