@@ -52,7 +52,7 @@ func (n *conn) checkRole(now time.Time) {
 
 func (n *conn) askRole(prefix string) {
 	key := n.unusedKey(prefix)
-	err := n.attempt(context.Background(), false, func(o *op) error {
+	err := n.attempt(context.Background(), false, key, func(o *op) error {
 		return o.Do(o.ctx, o.B().Set().Key(key).Value("").Xx().PxMilliseconds(1).Build()).Error()
 	})
 	pause := roleEvery
