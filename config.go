@@ -264,7 +264,7 @@ func (c Config) checkNumbers() error {
 	return nil
 }
 
-// minLeaseTTL leaves a heartbeat, sent at a third of it, the time to arrive.
+// minLeaseTTL leaves a renewal, sent before half of it is over, the time to arrive.
 const minLeaseTTL = 30 * time.Millisecond
 
 // LogValue lets a Config be logged without its password.

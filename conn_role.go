@@ -10,25 +10,26 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// A server that has become a replica refuses writes, and goes on answering reads. A process that only reads would stay
-// with it for ever, though the name that it has dialed is another server's now. So it asks, now and then while it
-// reads, for a write that changes nothing: of a key that is not there, and only if it is. That needs no permission but
-// the one to write, and what follows a refusal is what follows that of any write: see conn.redial.
+// A server that has become a replica refuses writes, and goes on answering reads. A process that
+// only reads would stay with it for ever, though the name that it has dialed is another server's
+// now. So it asks, now and then while it reads, for a write that changes nothing: of a key that is
+// not there, and only if it is. That needs no permission but the one to write, and what follows a
+// refusal is what follows that of any write: see conn.redial.
 type role struct {
 	prefix atomic.Pointer[string] // of keys that the user may write; nil as long as none is known
 	next   atomic.Int64           // when to ask, in unix nanoseconds; never, while one does
 	pause  atomic.Int64           // that was made last
 }
 
-// The pause grows as long as the server is a replica: a program may be meant to read from one, and its connection
-// is not to be made anew all the time.
+// The pause grows as long as the server is a replica: a program may be meant to read from one, and
+// its connection is not to be made anew all the time.
 const (
 	roleEvery    = 5 * time.Second
 	maxRolePause = 8 * roleEvery
 )
 
-// watchRole begins to ask about the server, by keys with this prefix. The client of a cluster, or of sentinels, learns of
-// demotions by itself.
+// watchRole begins to ask about the server, by keys with this prefix. The client of a cluster, or
+// of sentinels, learns of demotions by itself.
 func (n *conn) watchRole(prefix string) {
 	if !n.option.ForceSingleClient {
 		return

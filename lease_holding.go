@@ -10,16 +10,19 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// holdings are the leases of a cache whose flights are under way. A lease is lost when another process writes its
-// key, and then callers who ask after that write must not join its flight: it may have asked the source before.
+// holdings are the leases of a cache whose flights are under way. A lease is lost when another
+// process writes its key, and then callers who ask after that write must not join its flight: it
+// may have asked the source before.
 //
-// Redis tells. Behind the SET that takes a lease goes a read of the key, on the same connection, so that Redis tells
-// of the next change. Of what it tells, some is no loss: a renewal of ours, an expiry that was set, a key that it
-// does not track any more for want of room. So the key is read once more, which is tracked too, and if something else
-// stands there, the flight is overtaken. A stale entry stays where it is while it is replaced: then the lease is lost
-// when the entry is another.
+// Redis tells. Behind the SET that takes a lease goes a read of the key, on the same connection, so
+// that Redis tells of the next change. Of what it tells, some is no loss: a renewal of ours, an
+// expiry that was set, a key that it does not track any more for want of room. So the key is read
+// once more, which is tracked too, and if something else stands there, the flight is overtaken. A
+// stale entry stays where it is while it is replaced: then the lease is lost when the entry is
+// another.
 //
-// Where Redis does not answer, no process can write, and what one has written before that is heard of afterwards.
+// Where Redis does not answer, no process can write, and what one has written before that is heard
+// of afterwards.
 type holdings struct {
 	conn  *conn
 	lease time.Duration // LeaseTTL
@@ -128,8 +131,8 @@ func (h *holding) isHeard() bool {
 	return h.heard
 }
 
-// stands takes note that the token was under key when that was read: what Redis tells from here on is news. It is
-// called on the goroutine that reads the connection.
+// stands takes note that the token was under key when that was read: what Redis tells from here on
+// is news. It is called on the goroutine that reads the connection.
 func (hs *holdings) stands(key, token string) {
 	if hs.many.Load() == 0 {
 		return
@@ -143,7 +146,8 @@ func (hs *holdings) stands(key, token string) {
 	}
 }
 
-// changed is called when Redis tells that key has changed, on the goroutine that reads the connection.
+// changed is called when Redis tells that key has changed, on the goroutine that reads the
+// connection.
 func (hs *holdings) changed(key string) {
 	if hs.many.Load() == 0 {
 		return
@@ -194,8 +198,9 @@ func (hs *holdings) suspectLocked(h *holding) {
 }
 
 const (
-	// A server that is to track more than it has room for tells of each key at once that it has changed. So the
-	// pause from one look to the next grows, as long as there is always something to look at.
+	// A server that is to track more than it has room for tells of each key at once that it has
+	// changed. So the pause from one look to the next grows, as long as there is always something
+	// to look at.
 	shortestPause = 10 * time.Millisecond
 	longestPause  = 320 * time.Millisecond
 
@@ -233,7 +238,8 @@ func (hs *holdings) takeSuspects() []*holding {
 	return these
 }
 
-// lookAt reads what stands in the place of each lease. Where there is no answer, it is to be looked at again.
+// lookAt reads what stands in the place of each lease. Where there is no answer, it is to be looked
+// at again.
 func (hs *holdings) lookAt(these []*holding) {
 	o, err := hs.conn.begin(hs.ctx, true, "")
 	if err != nil {
@@ -258,7 +264,8 @@ func (hs *holdings) lookAt(these []*holding) {
 	}
 }
 
-// isIn reports whether data, the first bytes of what stands under the key, says that the lease is as good as ever.
+// isIn reports whether data, the first bytes of what stands under the key, says that the lease is
+// as good as ever.
 func (h *holding) isIn(data string) bool {
 	if h.replaces != "" {
 		return identity(data) == h.replaces
@@ -292,11 +299,12 @@ func (hs *holdings) close() {
 	hs.beat.stop()
 }
 
-// standingCommand is how a connection's cache store knows the read of readStanding: the command without the key.
+// standingCommand is how a connection's cache store knows the read of readStanding: the command
+// without the key.
 const standingCommand = "GETRANGE036"
 
-// readStanding reads the first bytes of what stands under a key: a token as a whole, and no more of an entry than
-// tells it from others.
+// readStanding reads the first bytes of what stands under a key: a token as a whole, and no more of
+// an entry than tells it from others.
 func (o *op) readStanding(redisKey string) rueidis.Cacheable {
 	return o.B().Getrange().Key(redisKey).Start(0).End(tokenBytes).Cache()
 }

@@ -8,12 +8,14 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// Leases are renewed when they are a quarter of LeaseTTL old, all that are by one script: a batch may hold thousands.
+// Leases are renewed when they are a quarter of LeaseTTL old, all that are by one script: a batch
+// may hold thousands.
 const (
 	renewalTicks = 6 // how often in a LeaseTTL the leases are looked through
 	renewalAge   = 4 // a lease is renewed when this part of LeaseTTL is over
 
-	// maxRenewed is how many leases one script renews: it keeps the server from everything else meanwhile.
+	// maxRenewed is how many leases one script renews: it keeps the server from everything else
+	// meanwhile.
 	maxRenewed = 1024
 )
 
@@ -34,7 +36,8 @@ func (hs *holdings) renew(now time.Time) (more bool) {
 	return more
 }
 
-// due returns the leases that are to be renewed. Redis tells of each renewal, but for one that stands beside an entry.
+// due returns the leases that are to be renewed. Redis tells of each renewal, but for one that
+// stands beside an entry.
 func (hs *holdings) due(now time.Time) (due []*holding, more bool) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
@@ -50,7 +53,8 @@ func (hs *holdings) due(now time.Time) (due []*holding, more bool) {
 	return due, more
 }
 
-// renewGroups renews each group by one script, all in one go. What fails is tried again at the next tick.
+// renewGroups renews each group by one script, all in one go. What fails is tried again at the next
+// tick.
 func (hs *holdings) renewGroups(groups [][]*holding, now time.Time) {
 	o, err := hs.conn.begin(hs.ctx, false, "")
 	if err != nil {
@@ -72,7 +76,8 @@ func (hs *holdings) renewGroups(groups [][]*holding, now time.Time) {
 	}
 }
 
-// renewedGroup takes note of what has become of renewals. Without an answer it is not known of what Redis tells.
+// renewedGroup takes note of what has become of renewals. Without an answer it is not known of what
+// Redis tells.
 func (hs *holdings) renewedGroup(group []*holding, renewed []int64, err error, now time.Time) {
 	if err != nil || len(renewed) != len(group) {
 		hs.look(group...)
@@ -98,8 +103,8 @@ func (n *conn) isCluster() bool {
 // scriptCall is what a script is run with.
 type scriptCall struct{ keys, args []string }
 
-// runAll runs a script several times in one go, and returns the replies. One that the server does not know is sent to
-// it.
+// runAll runs a script several times in one go, and returns the replies. One that the server does
+// not know is sent to it.
 func (o *op) runAll(s *script, calls []scriptCall) []rueidis.RedisResult {
 	commands := make(rueidis.Commands, len(calls))
 	for i, c := range calls {

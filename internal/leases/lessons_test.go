@@ -12,9 +12,10 @@ import (
 	"github.com/cacheaside/cacheaside/internal/redistest"
 )
 
-// With a round trip of more than a quarter of OpTimeout there is no time left to send the text of the script that
-// replaces a stale entry, once that is read and leased: the reply that the server does not know it comes too late. No
-// other operation needs that script, so the server must be taught it apart, or no stale entry is ever replaced.
+// With a round trip of more than a quarter of OpTimeout there is no time left to send the text of
+// the script that replaces a stale entry, once that is read and leased: the reply that the server
+// does not know it comes too late. No other operation needs that script, so the server must be
+// taught it apart, or no stale entry is ever replaced.
 func TestAServerFarAwayIsTaughtTheScripts(t *testing.T) {
 	redistest.Require(t)
 	t.Parallel()

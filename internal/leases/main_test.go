@@ -1,5 +1,5 @@
-// Package leases_test has tests of what processes of rueidis-aside do to each other's leases. They use the public
-// API only, and stand apart from the others so that they are compiled in a moment.
+// Package leases_test has tests of what processes of rueidis-aside do to each other's leases. They
+// use the public API only, and stand apart from the others so that they are compiled in a moment.
 package leases_test
 
 import (
@@ -36,8 +36,8 @@ const (
 	patience = 15 * time.Second
 )
 
-// config is the configuration of a cache at this place, in the one-line form. With the LeaseTTL of a minute no lease
-// is renewed during a test: what a process hears of its lease, Redis has told it.
+// config is the configuration of a cache at this place, in the one-line form. With the LeaseTTL of
+// a minute no lease is renewed during a test: what a process hears of its lease, Redis has told it.
 func config(t *testing.T, line string, change func(*cacheaside.Config)) cacheaside.Config {
 	t.Helper()
 	cfg, err := cacheaside.ParseConfig(line)
@@ -119,7 +119,8 @@ func (s *source) awaitCalls(t *testing.T, n int64) {
 	require.Eventually(t, func() bool { return s.calls.Load() >= n }, patience, time.Millisecond)
 }
 
-// asksAnew waits until a new caller does not join the fetch that is under way: it gives up soon, and asks again.
+// asksAnew waits until a new caller does not join the fetch that is under way: it gives up soon,
+// and asks again.
 func asksAnew(t *testing.T, c *cacheaside.Client[string], s *source) {
 	t.Helper()
 	require.Eventually(t, func() bool {

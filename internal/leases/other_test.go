@@ -18,9 +18,9 @@ import (
 	"github.com/cacheaside/cacheaside"
 )
 
-// Caches of one name in a process see each other's writes at once, so another process is a real one: this test
-// binary once more, with the configuration of its cache in the environment. It is told what to do by a line of words
-// on its standard input, and answers each by a line.
+// Caches of one name in a process see each other's writes at once, so another process is a real
+// one: this test binary once more, with the configuration of its cache in the environment. It is
+// told what to do by a line of words on its standard input, and answers each by a line.
 const otherPlace = "CACHEASIDE_LEASES_OTHER"
 
 // other is another process with a cache of the same name.

@@ -85,8 +85,8 @@ func makeStale(t *testing.T, q *other) {
 	require.Eventually(t, func() bool { return strings.HasPrefix(q.do("get", key), "error: ") }, patience, time.Millisecond)
 }
 
-// The entry that P refreshes is replaced by another one that is stale. The lease of the first must not keep others
-// from the second: it is a key of its own, and nothing removes that.
+// The entry that P refreshes is replaced by another one that is stale. The lease of the first must
+// not keep others from the second: it is a key of its own, and nothing removes that.
 func TestARefreshThatWasOvertakenGivesItsLeaseUp(t *testing.T) {
 	_, p, q := start(t, func(cfg *cacheaside.Config) { cfg.StaleIfError = time.Hour })
 	makeStale(t, q)
@@ -147,7 +147,8 @@ func TestAWriteOfAnotherProcessEndsAFlightOfABatch(t *testing.T) {
 	require.Equal(t, calls, recent.calls.Load())
 }
 
-// P has waited for the lease of a process that hangs, and fetches without it. A write ends that fetch as well.
+// P has waited for the lease of a process that hangs, and fetches without it. A write ends that
+// fetch as well.
 func TestAWriteEndsAFlightThatFetchesWithoutTheLease(t *testing.T) {
 	server, p, q := start(t, func(cfg *cacheaside.Config) { cfg.LeaseWait = 200 * time.Millisecond })
 	require.Equal(t, "hangs", q.do("hang", key))
@@ -163,7 +164,8 @@ func TestAWriteEndsAFlightThatFetchesWithoutTheLease(t *testing.T) {
 	require.Equal(t, "new", q.do("get", key))
 }
 
-// P has taken the lease from another one that ended without a value, whose mark it has replaced by a script.
+// P has taken the lease from another one that ended without a value, whose mark it has replaced by
+// a script.
 func TestAWriteEndsAFlightThatHasReplacedAMark(t *testing.T) {
 	server, p, q := start(t, nil)
 	require.Contains(t, q.do("fail", key), "down")
@@ -177,8 +179,8 @@ func TestAWriteEndsAFlightThatHasReplacedAMark(t *testing.T) {
 	require.Equal(t, answer{"old", nil}, <-before)
 }
 
-// Redis tells of changes that are none: an expiry that is set, a key that it does not track any more. Callers join
-// the fetch all the same.
+// Redis tells of changes that are none: an expiry that is set, a key that it does not track any
+// more. Callers join the fetch all the same.
 func TestWhatIsNoWriteEndsNoFlight(t *testing.T) {
 	server, p, _ := start(t, nil)
 	old, never := held("old"), &source{value: "never"}
@@ -232,8 +234,8 @@ func TestAFlushEndsFlights(t *testing.T) {
 	require.Equal(t, answer{"old", nil}, <-before)
 }
 
-// Renewals are changes too, of which Redis tells. Behind each it must go on telling: of some writes, at least one is
-// heard of before the next renewal.
+// Renewals are changes too, of which Redis tells. Behind each it must go on telling: of some
+// writes, at least one is heard of before the next renewal.
 func TestARenewedLeaseIsStillHeardOf(t *testing.T) {
 	server, p, q := start(t, func(cfg *cacheaside.Config) { cfg.LeaseTTL = 3 * time.Second })
 	unaided := 0

@@ -11,7 +11,8 @@ import (
 	"github.com/cacheaside/cacheaside/internal/redistest"
 )
 
-// fetchHeld starts a fetch of many keys that lasts until the source is released, and returns its outcome.
+// fetchHeld starts a fetch of many keys that lasts until the source is released, and returns its
+// outcome.
 func fetchHeld(t *testing.T, c *cacheaside.Client[string], s *source, n int) (keys []string, got <-chan map[string]string) {
 	t.Helper()
 	for i := range n {
@@ -44,8 +45,8 @@ func TestTheLeasesOfABatchAreRenewedByFewScripts(t *testing.T) {
 	require.Equal(t, "v", q.do("get", keys[n-1]))
 }
 
-// Wherever Redis is, leases outlive LeaseTTL while their fetch runs: in a cluster no script can have keys of several
-// slots, and a server may have forgotten the script.
+// Wherever Redis is, leases outlive LeaseTTL while their fetch runs: in a cluster no script can
+// have keys of several slots, and a server may have forgotten the script.
 func TestLeasesAreRenewed(t *testing.T) {
 	redistest.Require(t)
 	const n = 40
