@@ -34,7 +34,8 @@ type aside[T any] struct {
 
 	clearing atomic.Int64 // Clears of this process under way
 
-	isPending func(key string) bool // what is removed as soon as Redis answers again: nothing of it is kept
+	valid     func(context.Context, *entry[T]) (bool, error) // as far as its tags are concerned
+	isPending func(key string) bool                          // what is removed as soon as Redis answers again: nothing of it is kept
 
 	shards [nearShards]asideShard[T]
 }
@@ -198,7 +199,7 @@ func (a *aside[T]) arrived(w *watch, key, data string) {
 	if isMark(data) {
 		return
 	}
-	if len(data)-headerBytes > a.form.maxBytes || a.isPending(key) { // nobody could decode it, or may see it
+	if payloadBytes(data) > a.form.maxBytes || a.isPending(key) { // nobody could decode it, or may see it
 		return
 	}
 	raw := new(undecoded)
@@ -263,10 +264,10 @@ func (s *asideShard[T]) tellLocked(key string) {
 	}
 }
 
-func (a *aside[T]) set(ctx context.Context, key string, e entry[T]) error {
+func (a *aside[T]) set(ctx context.Context, key string, e entry[T], tags *tagging) error {
 	a.write(key)
 	defer a.forget(key)
-	return a.remote.set(ctx, key, e)
+	return a.remote.set(ctx, key, e, tags)
 }
 
 func (a *aside[T]) delete(ctx context.Context, key string) error {

@@ -19,8 +19,8 @@ import (
 // forgetful leaves it to Redis to tell a process of its own writes.
 type forgetful[T any] struct{ *aside[T] }
 
-func (f forgetful[T]) set(ctx context.Context, key string, e entry[T]) error {
-	return f.remote.set(ctx, key, e)
+func (f forgetful[T]) set(ctx context.Context, key string, e entry[T], tags *tagging) error {
+	return f.remote.set(ctx, key, e, tags)
 }
 
 func (f forgetful[T]) delete(ctx context.Context, key string) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"sync/atomic"
 )
 
 // Backend is what several caches of a process share: the connection to Redis, and a clock. It is safe for
@@ -19,11 +20,17 @@ type Backend struct {
 	conn  *conn    // nil for a backend in this process
 	hub   *nearHub // nil for a backend without near caches
 
-	watchers watchers // of what happens to the connection
+	tags tagBook
 
-	mu     sync.Mutex
-	caches map[string]interface{ Close() error } // by name; those that are open
-	closed bool
+	invalidatedTags atomic.Uint64
+
+	watchers watchers // of what happens to the connection, and to tags
+
+	mu       sync.Mutex
+	caches   map[string]interface{ Close() error } // by name; those that are open, and were made by New
+	siblings map[string][]sibling                  // by name; those that are open
+	stranger map[string]*stranger                  // by name; see invalidate.go
+	closed   bool
 }
 
 // Connect makes a backend for caches that are then made by [New], and closed with it. It returns an error
@@ -40,7 +47,8 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Backend, error) 
 	if o.err != nil {
 		return nil, o.err
 	}
-	b := &Backend{cfg: cfg, named: named, opts: o, clock: newClock(), caches: make(map[string]interface{ Close() error }), watchers: newWatchers("", "", o)}
+	b := &Backend{cfg: cfg, named: named, opts: o, clock: newClock(), watchers: newWatchers("", "", o)}
+	b.caches, b.siblings = make(map[string]interface{ Close() error }), make(map[string][]sibling)
 	if err := b.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -58,9 +66,13 @@ func (b *Backend) connect(ctx context.Context) (err error) {
 			b.hub.beat = b.conn.beat
 		}
 	default:
+		b.tags = newMemoryTags(b.oldestFlight)
 		return nil
 	}
 	if err != nil {
+		return err
+	}
+	if b.tags, err = newRedisTags(b.conn, b.clock, b.hub, b.cfg, b.watchers.observe); err != nil {
 		return err
 	}
 	return b.conn.connect(ctx)
@@ -97,6 +109,8 @@ func (b *Backend) Close() error {
 		closing.Go(func() { errs[i] = c.Close() }) // side by side, since each may wait for its leases
 	}
 	closing.Wait()
+	b.tags.close()
+	b.closeStrangers()
 	if b.conn != nil {
 		b.conn.close()
 	}
@@ -185,7 +199,8 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 	clone, err1 := typedOption[func(T) T]("WithClone", o.clone)
 	weigh, err2 := typedOption[func(string, T) int]("WithWeigher", o.weigher)
 	codec, err3 := typedOption[Codec[T]]("WithCodec", o.codec)
-	if err := errors.Join(err1, err2, err3); err != nil {
+	tagger, err4 := typedOption[func(string, T) []string]("WithTags", o.tags)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}
 	cfg.StaleFor, cfg.StaleIfError = min(cfg.StaleFor, maxWindow), min(cfg.StaleIfError, maxWindow)
@@ -202,6 +217,9 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 		local:     SourceHit,
 		clone:     clone,
 		codec:     codec,
+		tagger:    tagger,
+		backend:   b,
+		tags:      b.tags,
 		opts:      o,
 		gone:      goneError(o.notFound),
 		stats:     newCounters(),
@@ -221,6 +239,13 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 		c.unclaim()
 		return nil, err
 	}
+	if tagger != nil {
+		b.tags.expect()
+	}
+	var moment func() stamp
+	if m, ok := b.tags.(*memoryTags); ok {
+		moment = m.moment
+	}
 	if o.mutated != nil {
 		c.store = newGuarded(c.store, cfg, c.instant, o.mutated)
 	}
@@ -229,12 +254,18 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 		derive:  o.fetchContext,
 		instant: c.instant,
 		traced:  len(c.watchers.tracers) > 0,
+		moment:  moment,
 	}, c.clock, c.run, c.failed, c.lost)
 	c.cools()
+	b.enlist(cfg.Name, c)
+	c.leave = func() { b.delist(cfg.Name, c) }
 	if p := cmp.Or(o.process, thisProcess); p != nil && b.conn != nil {
 		name := cfg.Prefix + ":" + cfg.Name
 		c.namesakes = p.join(name, c)
-		c.leave = func() { p.leave(name, c) }
+		c.leave = func() {
+			p.leave(name, c)
+			b.delist(cfg.Name, c)
+		}
 	}
 	return c, nil
 }
@@ -284,7 +315,7 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, named bool, weigh
 		c.stats.unstorable.Add(1)
 		c.observe(Event{Kind: EventUnstorable, Err: err})
 	}
-	a.isPending = c.repeats.isPending
+	a.isPending, a.valid = c.repeats.isPending, c.valid
 	c.store, c.near = a, a
 	return nil
 }

@@ -286,7 +286,7 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 		q.key, q.shard, q.found.state = key, c.flights.shard(key), absent
 		q.ended = q.shard.ended.Load()
 		c.sampled(key)
-		if e := c.store.peek(key); e != nil {
+		if e := c.store.peek(key); e != nil && c.holds(e) {
 			q.found = c.judge(e, c.clock.now())
 			q.found.near = true
 		}
@@ -309,6 +309,7 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 	}
 	begun := c.askedAt()
 	replies := c.store.lookupMany(ctx, ask)
+	c.validMany(ctx, replies)
 	c.tellEvictions()
 	asked := min(c.askedAt().Sub(begun), c.cfg.OpTimeout/4) // where much comes it takes longer, and time is left for storing
 	c.countFailed(replies)

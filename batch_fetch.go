@@ -2,6 +2,7 @@ package cacheaside
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -78,8 +79,8 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 	b := &batch[T]{fetch: fetch}
 	all, err := c.flights.joinMany(ctx, inside, missing, b)
 	if err != nil {
-		for range missing {
-			c.missed()
+		for i := range missing {
+			c.missedOnce(&missing[i])
 			m.fail(err)
 		}
 		return
@@ -89,10 +90,10 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 		defer inside.leave(&b.context)
 	}
 	c.start(b)
-	for _, j := range all {
+	for i, j := range all {
 		if j.flight == nil || j.started {
-			c.missed()
-		} else {
+			c.missedOnce(&missing[i])
+		} else if !missing[i].again {
 			defer c.joined(ctx, j.flight)()
 		}
 	}
@@ -102,6 +103,7 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 		soft, stop = c.softTimeout()
 		defer stop()
 	}
+	var again []string
 	for i, j := range all {
 		var r Result[T]
 		err := j.err
@@ -109,9 +111,39 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 			r, err = c.refused(err, missing[i].found)
 		} else {
 			r, err = c.wait(ctx, inside, j.flight, &missing[i].found, soft)
+			if !j.started && j.flight.isOver() && j.flight.mayBeOld(&missing[i]) {
+				again = append(again, missing[i].key)
+				continue
+			}
 		}
 		m.add(missing[i].key, r, err)
 	}
+	c.lookOnceMoreMany(ctx, m, again, missing[0].ttl, fetch)
+}
+
+// lookOnceMoreMany is lookOnceMore for several keys.
+func (c *Client[T]) lookOnceMoreMany(ctx context.Context, m *many[T], keys []string, ttl time.Duration, fetch FetchManyFunc[T]) {
+	if len(keys) == 0 {
+		return
+	}
+	c.stats.lookedAgain.Add(uint64(len(keys)))
+	var missing []request[T]
+	for _, q := range c.findMany(ctx, keys) {
+		q.again, q.ttl = true, ttl
+		q.failed = q.err != nil && errors.Is(q.err, ErrUnavailable)
+		switch {
+		case q.err != nil && ctx.Err() != nil:
+			m.fail(ctx.Err())
+		case q.err != nil && errors.Is(q.err, ErrClosed):
+			m.fail(q.err)
+		case q.found.state == fresh || q.found.state == refreshDue:
+			r, err := c.answerAgain(&q.found)
+			m.add(q.key, r, err)
+		default:
+			missing = append(missing, q.request)
+		}
+	}
+	c.fetchOrJoinMany(ctx, m, missing, fetch)
 }
 
 // refreshMany starts a batch that replaces what was found, and does not wait for it.
@@ -170,6 +202,7 @@ func (c *Client[T]) callMany(b *batch[T], under *flightContext, flights []*fligh
 	if len(fetching) == 0 {
 		return
 	}
+	c.noteMoment(under, fetching...)
 	keys := make([]string, len(fetching))
 	for i, f := range fetching {
 		keys[i] = f.key
@@ -188,6 +221,7 @@ func (c *Client[T]) callMany(b *batch[T], under *flightContext, flights []*fligh
 		}
 		now := c.fetched(call, under, err)
 		begun := c.askedAt()
+		c.sealMany(fetching, values, err)
 		c.concurrently(len(fetching), func(i int) {
 			f := fetching[i]
 			f.allowance.used += c.askedAt().Sub(begun)
@@ -207,6 +241,23 @@ func (c *Client[T]) callMany(b *batch[T], under *flightContext, flights []*fligh
 	}()
 	values, err = b.fetch(ctx, keys)
 	returned = true
+}
+
+// sealMany is seal for what a call of the source has returned: a key that it leaves out is one that the source has not.
+func (c *Client[T]) sealMany(fetching []*flight[T], values map[string]T, err error) {
+	all, errs := make([]T, len(fetching)), make([]error, len(fetching))
+	for i, f := range fetching {
+		value, ok := values[f.key]
+		all[i] = value
+		switch {
+		case ok:
+		case err != nil:
+			errs[i] = err
+		default:
+			errs[i] = c.gone
+		}
+	}
+	c.seal(fetching, all, errs)
 }
 
 // errNoTimeForAll is told once for a batch of which OpTimeout leaves time to store a part only. The next look-up

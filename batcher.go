@@ -162,5 +162,8 @@ func (c *collection[T]) tell() {
 		if c.context.skipStore.Load() {
 			m.skipStore.Store(true)
 		}
+		if tags := c.context.given(); len(tags) > 0 {
+			Tag(m, tags...)
+		}
 	}
 }

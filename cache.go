@@ -47,7 +47,10 @@ type Client[T any] struct {
 	codec   Codec[T]
 	near    *aside[T]                                     // nil without a near cache
 	weigh   func(key string, e *entry[T]) (uint32, error) // nil, but in memory with a weigher
-	sure    atomic.Int64                                  // what surelyFresh takes off a deadline; see setSure
+	tagger  func(key string, value T) []string            // WithTags'; nil if that was not given
+	backend *Backend
+	tags    tagBook      // of the backend
+	sure    atomic.Int64 // what surelyFresh takes off a deadline; see setSure
 	opts    options
 	gone    error                 // what a remembered "not found" returns, and a key that a batch's source leaves out
 	instant bool                  // the store is in this process altogether: what peek does not find is not there
@@ -81,7 +84,7 @@ var _ Cache[struct{}] = (*Client[struct{}])(nil)
 // What this process holds is returned even if ctx has ended.
 func (c *Client[T]) Get(ctx context.Context, key string) (T, error) {
 	e := c.store.peek(key)
-	if e != nil && c.surelyFresh(e) {
+	if e != nil && (c.surelyFresh(e) || c.surelyCounts(e)) {
 		c.countLocalHit()
 		if c.clone != nil {
 			return c.clone(e.value), nil
@@ -102,7 +105,7 @@ func (c *Client[T]) Get(ctx context.Context, key string) (T, error) {
 // as [ErrReentrant]. A backend that does not answer is no error: then fetch is called.
 func (c *Client[T]) GetWithFetch(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (T, error) {
 	e := c.store.peek(key)
-	if e != nil && c.surelyFresh(e) && fetch != nil {
+	if e != nil && (c.surelyFresh(e) || c.surelyCounts(e)) && fetch != nil {
 		c.countLocalHit()
 		if c.clone != nil {
 			return c.clone(e.value), nil
@@ -126,12 +129,16 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 		return invalidTTL(ttl)
 	}
 	c.checkRoundTrip(key, value)
+	tags, err := c.tagSet(ctx, key, value, ttl)
+	if err != nil {
+		return c.refuse(ctx, key, err)
+	}
 	w, err := c.fence(ctx, key, false)
 	defer c.unfence(key, w)
 	if err != nil {
 		return err
 	}
-	err = c.writeError(c.store.set(ctx, key, c.entry(c.own(value), ttl, c.clock.now(), 0)))
+	err = c.writeError(c.store.set(ctx, key, c.entry(c.own(value), ttl, c.clock.now(), 0), tags))
 	c.tellEvictions()
 	switch {
 	case err == nil:
@@ -140,6 +147,19 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 		return c.removeRefused(ctx, key, err)
 	}
 	return err
+}
+
+// refuse ends a Set whose value cannot be kept with its tags, for this reason.
+func (c *Client[T]) refuse(ctx context.Context, key string, why error) error {
+	if !errors.Is(why, ErrInvalidTag) && !errors.Is(why, ErrInvalidValue) {
+		return why
+	}
+	w, err := c.fence(ctx, key, false)
+	defer c.unfence(key, w)
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	return c.removeRefused(ctx, key, why)
 }
 
 // removeRefused removes the entry of key that a Set, which ended with why, was to replace by a value that
@@ -233,6 +253,7 @@ func (c *Client[T]) Stats() Stats {
 	s.Flights = c.flights.underWay()
 	s.BackendDown = c.down()
 	s.ObserverPanics = c.watchers.panicked()
+	s.TagsInvalidated = c.backend.invalidatedTags.Load()
 	return s
 }
 
@@ -277,7 +298,14 @@ func checkKey(key string) error {
 // closer. It is all that stands between a look-up in memory and its answer, and is false after Close, and
 // while somebody wants to know of every hit: those are told on the long way.
 func (c *Client[T]) surelyFresh(e *entry[T]) bool {
-	return !e.negative() && c.clock.before(e.deadline-c.sure.Load()-e.early())
+	return e.untagged() && c.clock.before(e.deadline-c.sure.Load()-e.early())
+}
+
+// surelyCounts is surelyFresh for an entry with tags. It is a function of its own so that the other is small enough to be
+// inlined.
+func (c *Client[T]) surelyCounts(e *entry[T]) bool {
+	return e.meta&(negativeBit|taggedBit) == taggedBit && e.tagging().holds(c.clock) &&
+		c.clock.before(e.deadline-c.sure.Load()-e.early())
 }
 
 // countLocalHit counts once: a near hit is added to the hits when they are told.
@@ -347,7 +375,7 @@ func (c *Client[T]) find(ctx context.Context, key string, kept *entry[T]) (found
 	if kept != nil {
 		if f := c.judge(kept, c.clock.now()); f.state != absent {
 			f.near = true
-			return f, nil
+			return c.unlessVoid(ctx, f)
 		}
 	}
 	if err := ctx.Err(); err != nil || c.instant || c.repeats.isPending(key) {
@@ -358,7 +386,18 @@ func (c *Client[T]) find(ctx context.Context, key string, kept *entry[T]) (found
 	if err != nil {
 		return found[T]{state: absent}, c.backendError(err)
 	}
-	return c.judge(e, c.clock.now()), nil
+	return c.unlessVoid(ctx, c.judge(e, c.clock.now()))
+}
+
+// unlessVoid is f, unless a tag has voided it, or may have: then there is nothing.
+func (c *Client[T]) unlessVoid(ctx context.Context, f found[T]) (found[T], error) {
+	if f.entry == nil || f.entry.tagging() == nil {
+		return f, nil
+	}
+	if valid, err := c.valid(ctx, f.entry); !valid {
+		return found[T]{state: absent, now: f.now}, c.backendError(err)
+	}
+	return f, nil
 }
 
 // judge tells the state of e at now.

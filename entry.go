@@ -2,6 +2,8 @@ package cacheaside
 
 import (
 	"time"
+
+	"github.com/cacheaside/cacheaside/internal/table"
 )
 
 // entry is what a store keeps under a key: a value, or the news that the source has none. It does not
@@ -13,21 +15,22 @@ type entry[T any] struct {
 	value    T
 	deadline int64 // when a store may forget it: the end of its freshness plus the cache's stale window
 
-	// meta holds, from the highest bit down: 1 bit, set for a negative entry; 25 bits, how long before the
-	// end of its freshness a refresh is due, as a floating point number of milliseconds with 3 bits of
-	// exponent; 38 bits, when it was stored, in milliseconds (8.7 years of them: the age of what came from
+	// meta holds, from the highest bit down: 1 bit, set for a negative entry; 1 bit, set for one with tags,
+	// behind which a pointer to its tagging stands; 24 bits, how long before the end of its freshness a refresh
+	// is due, as a floating point number of milliseconds with 3 bits of exponent; 38 bits, when it was stored, in milliseconds (8.7 years of them: the age of what came from
 	// Redis ends there).
 	meta uint64
 }
 
 const (
 	storedBits   = 38
-	earlyBits    = 22               // exact up to 70 minutes, and to a four-millionth beyond
-	maxEarly     = 1<<earlyBits - 1 // with the largest exponent, 279 years
+	earlyBits    = 21               // exact up to 35 minutes, and to a two-millionth beyond
+	maxEarly     = 1<<earlyBits - 1 // with the largest exponent, 139 years
 	exponentBits = 3
 	maxExponent  = 1<<exponentBits - 1
 	exponentStep = 3 // what one more of the exponent shifts by
-	negativeBit  = 1 << (storedBits + earlyBits + exponentBits)
+	taggedBit    = 1 << (storedBits + earlyBits + exponentBits)
+	negativeBit  = taggedBit << 1
 
 	// maxAge is the greatest age that an entry can tell.
 	maxAge = int64(1<<storedBits-1) * int64(time.Millisecond)
@@ -61,6 +64,38 @@ func negativeEntry[T any](now, deadline int64) entry[T] {
 func stored(now int64) uint64 { return uint64(now/int64(time.Millisecond)) & (1<<storedBits - 1) }
 
 func (e *entry[T]) negative() bool { return e.meta&negativeBit != 0 }
+
+// tagging returns what is known of the tags of e, nil if it has none. A copy of an entry has lost them.
+func (e *entry[T]) tagging() *tagging {
+	if e.meta&taggedBit == 0 {
+		return nil
+	}
+	return (*tagging)(table.Beside(e))
+}
+
+// isVoid reports whether a tag is known to have voided e, in memory: there what is known of a tag ends with that.
+func (e *entry[T]) isVoid() bool {
+	t := e.tagging()
+	return t != nil && !t.holds(nil)
+}
+
+// taggedEntry is an entry with tags that stands outside of a table.
+type taggedEntry[T any] struct {
+	entry[T]
+	tags *tagging
+}
+
+// tagged returns a copy of e with tags.
+func tagged[T any](e entry[T], tags *tagging) *entry[T] {
+	if tags == nil {
+		return &e
+	}
+	e.meta |= taggedBit
+	return &(&taggedEntry[T]{e, tags}).entry
+}
+
+// untagged reports whether nothing but its deadline decides about e: it is a value, and has no tags.
+func (e *entry[T]) untagged() bool { return e.meta&(negativeBit|taggedBit) == 0 }
 
 // early is how long before the end of its freshness a refresh is due, in nanoseconds.
 func (e *entry[T]) early() int64 {

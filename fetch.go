@@ -57,6 +57,9 @@ func (c *Client[T]) run(f *flight[T]) {
 	if !f.begins(f.context) {
 		return
 	}
+	if !c.instant {
+		c.noteMoment(f.context, f)
+	}
 	if !f.collects {
 		c.countFetch(f.background)
 	}
@@ -241,24 +244,51 @@ func (c *Client[T]) giveUp(key string, held lease[T], why outcome) {
 func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 	took := time.Duration(now - f.under.begun)
 	err = c.explain(f.under, err)
-	ttl := c.ttlOf(f)
-	if override := f.under.ttl.Load(); override != ttlUnset && ttl > 0 { // without a ttl there is no lease
-		ttl = time.Duration(override)
+	if !f.looked && (err == nil || c.isNotFound(err)) {
+		c.seal([]*flight[T]{f}, []T{value}, []error{err})
 	}
+	ttl := c.lifetime(f)
 	store := ttl > 0 && !f.under.skipStore.Load() && !f.failed
 	switch {
+	case err != nil && !c.isNotFound(err):
+		c.flights.fail(f, err)
+		return
+	case store && f.badTags != nil:
+		c.unstorable(f.badTags)
+		c.drop(f, notStored)
+	case store && f.doubtful:
+		c.discarded()
+		c.drop(f, noOutcome)
 	case err == nil && store:
 		c.checkRoundTrip(f.key, value)
 		c.keep(f, c.entry(c.own(value), ttl, now, took), took)
 	case err == nil:
 		c.drop(f, notStored)
-	case c.isNotFound(err):
-		c.notFound(f, now, store)
 	default:
-		c.flights.fail(f, err)
-		return
+		c.notFound(f, now, store)
 	}
 	f.end(Result[T]{Value: value, Source: SourceFetched}, err)
+}
+
+// lifetime is the ttl of what f has fetched.
+func (c *Client[T]) lifetime(f *flight[T]) time.Duration {
+	ttl := c.ttlOf(f)
+	if override := f.under.ttl.Load(); override != ttlUnset && ttl > 0 { // without a ttl there is no lease
+		ttl = time.Duration(override)
+	}
+	return ttl
+}
+
+// discarded counts a fetched value that is not stored because of a write meanwhile.
+func (c *Client[T]) discarded() {
+	c.stats.discarded.Add(1)
+	c.observe(Event{Kind: EventDiscarded})
+}
+
+// unstorable counts a fetched value that cannot be stored.
+func (c *Client[T]) unstorable(err error) {
+	c.stats.unstorable.Add(1)
+	c.observe(Event{Kind: EventUnstorable, Err: err})
 }
 
 // ttlOf returns the ttl of what f fetches: its starter's, or that of the first caller with one
@@ -361,6 +391,7 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 	ctx, outlay := f.allowance.begin(context.Background()) // the flight's end does not cut it short
 	defer outlay.end()
 	held := f.held()
+	held.tags = f.tags
 	var err error
 	if c.weigh != nil {
 		held.weight, err = c.weigh(f.key, &e)
@@ -377,11 +408,9 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 		return
 	case err == nil && f.isTimedOut():
 	case err == nil:
-		c.stats.discarded.Add(1)
-		c.observe(Event{Kind: EventDiscarded})
+		c.discarded()
 	case errors.Is(err, ErrInvalidValue):
-		c.stats.unstorable.Add(1)
-		c.observe(Event{Kind: EventUnstorable, Err: err})
+		c.unstorable(err)
 	default:
 		_ = c.backendError(f.blame(err)) // counted and observed; the value is good without it
 	}

@@ -33,6 +33,7 @@ type flightContext struct {
 	previous  any          // *entry[T] of the stale value that the fetch replaces, or nil
 	ttl       atomic.Int64 // set by OverrideTTL; ttlUnset otherwise
 	skipStore atomic.Bool  // set by SkipStore
+	tags      []string     // given by Tag; guarded by mu
 	failed    atomic.Bool  // its failure has been counted
 
 	collective atomic.Pointer[flightContext] // of the fetch of several keys that this one is part of; see batcher.go

@@ -71,7 +71,7 @@ func (c *KeyedClient[K, T]) Key(key K) (string, error) {
 
 // Get is [Client.Get].
 func (c *KeyedClient[K, T]) Get(ctx context.Context, key K) (value T, err error) {
-	if e := c.peek(key); e != nil && c.client.surelyFresh(e) {
+	if e := c.peek(key); e != nil && (c.client.surelyFresh(e) || c.client.surelyCounts(e)) {
 		return c.client.served(e), nil
 	}
 	s, err := c.Key(key)
@@ -83,7 +83,7 @@ func (c *KeyedClient[K, T]) Get(ctx context.Context, key K) (value T, err error)
 
 // GetWithFetch is [Client.GetWithFetch].
 func (c *KeyedClient[K, T]) GetWithFetch(ctx context.Context, key K, ttl time.Duration, fetch KeyedFetchFunc[K, T]) (T, error) {
-	if e := c.peek(key); e != nil && c.client.surelyFresh(e) && fetch != nil {
+	if e := c.peek(key); e != nil && (c.client.surelyFresh(e) || c.client.surelyCounts(e)) && fetch != nil {
 		return c.client.served(e), nil
 	}
 	r, err := c.Lookup(ctx, key, ttl, fetch)
@@ -163,7 +163,7 @@ func (c *KeyedClient[K, T]) Bind(ttl time.Duration, fetch KeyedFetchFunc[K, T]) 
 // Get is [Loader.Get].
 func (l *KeyedLoader[K, T]) Get(ctx context.Context, key K) (value T, err error) {
 	c := l.keyed
-	if e := c.peek(key); e != nil && c.client.surelyFresh(e) && l.loader.fetch != nil {
+	if e := c.peek(key); e != nil && (c.client.surelyFresh(e) || c.client.surelyCounts(e)) && l.loader.fetch != nil {
 		return c.client.served(e), nil
 	}
 	s, err := c.Key(key)

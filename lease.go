@@ -102,11 +102,18 @@ func (a *aside[T]) contend(ctx context.Context, key string, known *sight) (held 
 		return held, nil, err
 	}
 	e, err := a.decode(key, data)
-	switch {
-	case err == errLease:
+	if err == errLease {
 		held, err = a.meet(ctx, a.missing(key), data, known)
 		return held, nil, err
-	case err != nil:
+	}
+	readable := err == nil
+	if readable {
+		if readable, err = a.valid(ctx, e); err != nil {
+			return held, nil, err
+		}
+	}
+	switch {
+	case !readable:
 		held, err = a.seize(ctx, key, identity(data), len(data))
 		return held, nil, err
 	case !a.isStale(e):
@@ -285,7 +292,7 @@ func (a *aside[T]) put(ctx context.Context, s *script, p leasePlace, before outc
 func (a *aside[T]) fill(ctx context.Context, key string, l lease[T], e entry[T], took time.Duration) (bool, error) {
 	l.aside.held.rest()
 	k := a.redisKey(key)
-	data, err := a.form.encode(k, &e, took)
+	data, err := a.form.encode(k, &e, l.tags, took)
 	if err != nil {
 		return false, err
 	}

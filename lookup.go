@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func (c *Client[T]) Bind(ttl time.Duration, fetch FetchFunc[T]) *Loader[T] {
 func (l *Loader[T]) Get(ctx context.Context, key string) (T, error) {
 	c := l.client
 	e := c.store.peek(key)
-	if e != nil && c.surelyFresh(e) && l.fetch != nil {
+	if e != nil && (c.surelyFresh(e) || c.surelyCounts(e)) && l.fetch != nil {
 		c.countLocalHit()
 		if c.clone != nil {
 			return c.clone(e.value), nil
@@ -81,6 +82,8 @@ type request[T any] struct {
 
 	collects bool // fetch waits for one of several keys, which counts as the call of the source
 
+	late   bool     // the flight that it joined has sealed its result
+	again  bool     // a flight that it joined has ended with what it may not have: it is counted already
 	found  found[T] // by the caller's look-up: a stale entry, or nothing
 	failed bool     // the backend did not answer that look-up, or there is no time left for it: nothing is stored
 	ended  uint64   // how many flights had ended before it
@@ -142,7 +145,7 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], 
 	inside := flightOf(ctx)
 	f, started, err := c.flights.join(ctx, inside, q, false)
 	if err != nil {
-		c.missed()
+		c.missedOnce(q)
 		return c.refused(err, q.found)
 	}
 	if started {
@@ -150,8 +153,8 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], 
 		if inside != nil {
 			defer inside.leave(f.context)
 		}
-		c.missed()
-	} else {
+		c.missedOnce(q)
+	} else if !q.again {
 		defer c.joined(ctx, f)()
 	}
 	var soft <-chan struct{}
@@ -161,10 +164,50 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], 
 		defer stop()
 	}
 	r, err := c.wait(ctx, inside, f, &q.found, soft)
+	if !started && f.isOver() && f.mayBeOld(q) {
+		return c.lookOnceMore(ctx, q)
+	}
 	if err == nil && !started && r.Source == SourceFetched {
 		r.Source = SourceJoined
 	}
 	return r, err
+}
+
+// missedOnce counts a miss, unless the look-up is counted already.
+func (c *Client[T]) missedOnce(q *request[T]) {
+	if !q.again {
+		c.missed()
+	}
+}
+
+// lookOnceMore answers a look-up that has joined a flight whose result may be from before an invalidation that had ended
+// when it came. It does so once: what is found from here on has been fetched since.
+func (c *Client[T]) lookOnceMore(ctx context.Context, q *request[T]) (Result[T], error) {
+	q.again, q.late = true, false
+	c.stats.lookedAgain.Add(1)
+	q.ended = q.shard.ended.Load()
+	kept := c.store.peek(q.key)
+	now, err := c.find(ctx, q.key, kept)
+	if err != nil {
+		if ended := ctx.Err(); ended != nil || errors.Is(err, ErrClosed) {
+			return Result[T]{}, cmp.Or(ended, err)
+		}
+		q.failed = errors.Is(err, ErrUnavailable)
+	}
+	if q.found = now; now.state == fresh || now.state == refreshDue {
+		return c.answerAgain(&now)
+	}
+	return c.fetchOrJoin(ctx, q)
+}
+
+// answerAgain is the answer of what was found, to a look-up that is counted already.
+func (c *Client[T]) answerAgain(f *found[T]) (Result[T], error) {
+	r := Result[T]{Source: SourceJoined, Age: f.entry.age(f.now)}
+	if f.entry.negative() {
+		return r, c.gone
+	}
+	r.Value = c.copied(f.entry.value)
+	return r, nil
 }
 
 // refused returns what a caller gets for whom no fetch begins: during ErrorCooldown a stale entry, if there is

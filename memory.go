@@ -6,6 +6,7 @@ import (
 	"math"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/cacheaside/cacheaside/internal/table"
 )
@@ -34,8 +35,8 @@ func (m *memory[T]) peek(key string) *entry[T] { return m.Get(key) }
 // set it since. It runs under the lock of the flight's shard, so the lease brings the weight of e: the
 // weigher is the user's code.
 func (m *memory[T]) fill(_ context.Context, key string, l lease[T], e entry[T], _ time.Duration) (bool, error) {
-	switch m.PutIf(key, e, l.weight, func(current *entry[T]) bool {
-		return current == nil || current == l.seen || current.deadline <= m.clock.now()
+	switch m.put(key, e, l.tags, l.weight, func(current *entry[T]) bool {
+		return current == nil || current == l.seen || current.deadline <= m.clock.now() || current.isVoid()
 	}) {
 	case table.Stored:
 		m.keep(key, e.deadline)
@@ -56,12 +57,21 @@ func (m *memory[T]) abandon(_ context.Context, key string, l lease[T], _ outcome
 	return nil
 }
 
-func (m *memory[T]) set(_ context.Context, key string, e entry[T]) error {
+// put is PutIf of an entry with tags, if there are any.
+func (m *memory[T]) put(key string, e entry[T], tags *tagging, weight uint32, allow func(*entry[T]) bool) table.Outcome {
+	if tags == nil {
+		return m.PutIf(key, e, weight, allow)
+	}
+	e.meta |= taggedBit
+	return m.PutBeside(key, e, unsafe.Pointer(tags), weight, allow)
+}
+
+func (m *memory[T]) set(_ context.Context, key string, e entry[T], tags *tagging) error {
 	weight, err := weightOf(m.weigh, key, &e)
 	if err != nil {
 		return err
 	}
-	if !m.Put(key, e, weight) {
+	if m.put(key, e, tags, weight, nil) != table.Stored {
 		return m.tooHeavy(weight)
 	}
 	m.keep(key, e.deadline)

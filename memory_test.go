@@ -134,7 +134,7 @@ func TestSetsDuringCloseLeaveNothing(t *testing.T) {
 
 	c := newTestCache[int](t, Config{})
 	require.NoError(t, c.Close())
-	require.NoError(t, c.store.set(t.Context(), key, c.entry(1, time.Hour, c.clock.now(), 0)), "by one who found the cache open just before")
+	require.NoError(t, c.store.set(t.Context(), key, c.entry(1, time.Hour, c.clock.now(), 0), nil), "by one who found the cache open just before")
 	require.Zero(t, c.Stats().Entries)
 }
 

@@ -25,18 +25,10 @@ func (c *Client[T]) Mutate(ctx context.Context, keys []string, write func(contex
 		return nilArgument("write", "a function")
 	}
 	keys = distinct(keys)
-	writes := make([]writeUnderWay, 0, len(keys))
-	defer func() {
-		for i, w := range writes {
-			c.unfence(keys[i], w)
-		}
-	}()
-	for _, key := range keys {
-		w, err := c.fence(ctx, key, true)
-		writes = append(writes, w)
-		if err != nil {
-			return err
-		}
+	unfence, err := c.fenceAllOf(ctx, keys)
+	defer unfence()
+	if err != nil {
+		return err
 	}
 	returned := false
 	defer func() { // after a panic too
@@ -47,6 +39,24 @@ func (c *Client[T]) Mutate(ctx context.Context, keys []string, write func(contex
 	err = write(ctx)
 	returned = true
 	return err
+}
+
+// fenceAllOf is fence for keys, none of them twice, before a write that takes its time. unfence is never nil.
+func (c *Client[T]) fenceAllOf(ctx context.Context, keys []string) (unfence func(), err error) {
+	writes := make([]writeUnderWay, 0, len(keys))
+	unfence = func() {
+		for i, w := range writes {
+			c.unfence(keys[i], w)
+		}
+	}
+	for _, key := range keys {
+		w, err := c.fence(ctx, key, true)
+		writes = append(writes, w)
+		if err != nil {
+			return unfence, err
+		}
+	}
+	return unfence, nil
 }
 
 // invalidate removes keys whose fences are up, though ctx may have ended, and has the removal of those
@@ -61,7 +71,11 @@ func (c *Client[T]) invalidate(ctx context.Context, keys []string) error {
 	if !errors.Is(cause, ErrClosed) {
 		c.repeats.add(failed)
 	}
-	return fmt.Errorf("cacheaside: the source is written, but %d of %d keys are not removed yet: %w", len(failed), len(keys), cause)
+	return notRemoved(len(failed), len(keys), cause)
+}
+
+func notRemoved(failed, of int, cause error) error {
+	return fmt.Errorf("cacheaside: the source is written, but %d of %d keys are not removed yet: %w", failed, of, cause)
 }
 
 // What follows is what repeats asks of the cache.

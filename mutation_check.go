@@ -145,9 +145,9 @@ func (g *guarded[T]) fill(ctx context.Context, key string, l lease[T], e entry[T
 	return ok, err
 }
 
-func (g *guarded[T]) set(ctx context.Context, key string, e entry[T]) error {
+func (g *guarded[T]) set(ctx context.Context, key string, e entry[T], tags *tagging) error {
 	hash := g.hash(e.value)
-	err := g.store.set(ctx, key, e)
+	err := g.store.set(ctx, key, e, tags)
 	if err == nil && g.local {
 		g.note(key, e.value, hash)
 	}

@@ -55,6 +55,7 @@ const (
 	EventUnreadable                              // a look-up found bytes that cannot be read as a value of the cache: a miss; Err
 	EventUnstorable                              // a fetched value could not be encoded, or was too large, or a near copy not weighed; Err
 	EventEvicted                                 // an entry was dropped for want of room
+	EventVoided                                  // a look-up found an entry that a tag has voided: a miss
 	EventInvalidated                             // a key that this process kept was changed by another, or expired in Redis
 	EventBackendError                            // the backend did not answer, or refused; Err
 	EventWriteFailed                             // the same, of a Set, Delete or Clear: what was there before may still be there; Err
@@ -66,7 +67,7 @@ const (
 
 var eventNames = [...]string{
 	"none", "hit", "near hit", "negative", "stale", "miss", "joined", "fetch", "discarded", "unreadable", "unstorable",
-	"evicted", "invalidated", "backend error", "write failed", "invalidation failed", "invalidation lost",
+	"evicted", "voided", "invalidated", "backend error", "write failed", "invalidation failed", "invalidation lost",
 	"backend down", "backend up",
 }
 

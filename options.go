@@ -20,6 +20,7 @@ type options struct {
 	codec        any // Codec[T]
 	clone        any // func(T) T
 	weigher      any // func(string, T) int
+	tags         any // func(string, T) []string
 	notFound     []error
 	observers    []Observer
 	logger       *slog.Logger

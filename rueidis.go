@@ -129,8 +129,8 @@ func (r *remote[T]) acquire(_ context.Context, _ string, seen *entry[T], _ *allo
 	return lease[T]{seen: seen}, nil, nil
 }
 
-func (r *remote[T]) fill(ctx context.Context, key string, _ lease[T], e entry[T], took time.Duration) (bool, error) {
-	err := r.write(ctx, key, &e, took, false)
+func (r *remote[T]) fill(ctx context.Context, key string, l lease[T], e entry[T], took time.Duration) (bool, error) {
+	err := r.write(ctx, key, &e, l.tags, took, false)
 	return err == nil, err
 }
 
@@ -141,13 +141,13 @@ func (r *remote[T]) abandon(ctx context.Context, key string, _ lease[T], _ outco
 	return r.delete(ctx, key)
 }
 
-func (r *remote[T]) set(ctx context.Context, key string, e entry[T]) error {
-	return r.write(ctx, key, &e, 0, true)
+func (r *remote[T]) set(ctx context.Context, key string, e entry[T], tags *tagging) error {
+	return r.write(ctx, key, &e, tags, 0, true)
 }
 
-func (r *remote[T]) write(ctx context.Context, key string, e *entry[T], took time.Duration, patient bool) error {
+func (r *remote[T]) write(ctx context.Context, key string, e *entry[T], tags *tagging, took time.Duration, patient bool) error {
 	k := r.redisKey(key)
-	data, err := r.form.encode(k, e, took)
+	data, err := r.form.encode(k, e, tags, took)
 	if err != nil {
 		return err
 	}

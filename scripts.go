@@ -28,7 +28,9 @@ type script struct {
 const notThere = "\x00nothing that a key of a cache holds"
 
 // scripts are all that there are.
-var scripts = []*script{&fillScript, &replaceScript, &dropScript, &releaseScript, &takeOverScript, &prolongScript, &touchScript}
+var scripts = []*script{
+	&fillScript, &replaceScript, &dropScript, &releaseScript, &takeOverScript, &prolongScript, &touchScript, &markScript, &invalidateScript,
+}
 
 // Scripts tell an entry by its identity: its first bytes, which hold the header, and its length. Values are
 // too large to send them along.
@@ -99,13 +101,67 @@ if #there > 0 then redis.call('MGET', unpack(there)) end
 return held`, sha: "e8ee8856b203136bd9c94eeea40ce2cac796d8d7", idle: []string{notThere, "1"}}
 )
 
+// The clock and the marks of tags hold an epoch of hexadecimal digits, a colon, and a number. What does not is as good as
+// missing. A mark of another epoch than the clock's says nothing either.
+var (
+	// markScript: KEYS the clock, marks; ARGV an epoch for a clock that is missing, or "" to change nothing, and for how
+	// many milliseconds the marks must last, or "". Returns the clock, and for each mark what it holds and when it
+	// expires. A mark that is missing gets the time that it is now, and not that of who needs it: whether the tag was
+	// invalidated before is not known.
+	markScript = script{text: `
+if ARGV[1] == '' then return 0 end
+local function held(key)
+  local text = redis.pcall('GET', key)
+  if type(text) == 'string' and #text < 40 and string.find(text, '^%x+:%d+$') then return text end
+end
+local now = held(KEYS[1])
+if not now then
+  now = ARGV[1] .. ':0'
+  redis.call('SET', KEYS[1], now)
+end
+local epoch, lasts, reply = string.match(now, '^%x+:'), tonumber(ARGV[2]), {now}
+for i = 2, #KEYS do
+  local mark, left = held(KEYS[i]), -1
+  if not mark or string.sub(mark, 1, #epoch) ~= epoch then
+    mark = now
+    redis.call('SET', KEYS[i], mark)
+    if lasts then left = 2 * lasts; redis.call('PEXPIRE', KEYS[i], left) end
+  else
+    left = redis.call('PTTL', KEYS[i])
+    if left >= 0 and not lasts then left = -1; redis.call('PERSIST', KEYS[i]) end
+    if left >= 0 and left < lasts then left = 2 * lasts; redis.call('PEXPIRE', KEYS[i], left) end
+  end
+  reply[2 * i - 2], reply[2 * i - 1] = mark, tostring(left)
+end
+return reply`, sha: "5f532f098d2362240aec86792dcad5a958873b7e", idle: []string{"", ""}}
+
+	// invalidateScript: KEYS the clock, marks; ARGV an epoch for a clock that is missing, or "" to change nothing. Moves
+	// the clock on, and sets the marks that there are: a missing one voids all that would need it. Returns the clock.
+	invalidateScript = script{text: `
+if ARGV[1] == '' then return 0 end
+local text = redis.pcall('GET', KEYS[1])
+local epoch, last = string.match(type(text) == 'string' and text or '', '^(%x+):(%d+)$')
+if not epoch then epoch, last = ARGV[1], '0' end
+local now = epoch .. ':' .. string.format('%.0f', tonumber(last) + 1)
+redis.call('SET', KEYS[1], now)
+for i = 2, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 1 then redis.call('SET', KEYS[i], now, 'KEEPTTL') end
+end
+return now`, sha: "0a4436213bc166b02f60d91afe498276bb0fc922", idle: []string{""}}
+)
+
 // run runs a script on one key, and returns its number.
 func (o *op) run(s *script, key string, args ...string) (int64, error) {
-	n, err := o.Do(o.ctx, o.evalshaOf(s, []string{key}, args)).AsInt64()
-	if o.misses(err, key) {
-		return o.eval(s, []string{key}, args).AsInt64()
+	return o.call(s, []string{key}, args...).AsInt64()
+}
+
+// call runs a script on keys of one slot.
+func (o *op) call(s *script, keys []string, args ...string) rueidis.RedisResult {
+	reply := o.Do(o.ctx, o.evalshaOf(s, keys, args))
+	if o.misses(reply.Error(), keys[0]) {
+		return o.eval(s, keys, args)
 	}
-	return n, err
+	return reply
 }
 
 // misses reports whether err, of a script that was run by its hash, says that the server does not know it. If so, or

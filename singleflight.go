@@ -38,6 +38,7 @@ type flightRules struct {
 	derive   func(context.Context) context.Context // WithFetchContext's, or nil
 	instant  bool                                  // storing a result takes no time: it is done under the shard's lock
 	traced   bool                                  // somebody wants to follow each fetch
+	moment   func() stamp                          // the clock of tags, in memory; nil where flights note it themselves
 }
 
 const flightShards = 16
@@ -87,6 +88,11 @@ type flight[T any] struct {
 	lease      *lease[T]                 // the right to fill the key, where that is more than to be its flight
 	allowance  allowance                 // of the backend's time
 
+	asOf    stamp    // before its fetch began; zero if that is not known
+	looked  bool     // its tags were looked at, and the next are their outcome
+	tags    *tagging // of its result; nil if it has none, or cannot be kept with them
+	badTags error    // why the result can have no such tags
+
 	// Guarded by shard.mu.
 	fetching   bool          // its fetch may have begun
 	void       bool          // what it fetches must not be stored
@@ -96,6 +102,8 @@ type flight[T any] struct {
 	stop       func()        // ends that; nil if nothing does
 	giveUp     func()        // releases what the fetch holds outside of this process, without waiting; nil if nothing
 	over       bool          // done is closed, or about to be
+	sealed     bool          // its tags are being looked at: those that join from now on look again when it has ended
+	doubtful   bool          // a tag was invalidated since its fetch began, or may have been; set before done is closed
 	joinedTTL  time.Duration // of the first caller that joined with a ttl a flight that was begun without
 	filled     chan struct{} // closed when it has stored its result; made by who waits for that
 	prev, next *flight[T]
@@ -172,6 +180,7 @@ func (g *flights[T]) joinLocked(q *request[T]) (*flight[T], error) {
 		return nil, ErrClosed
 	}
 	if f := s.joinable[q.key]; f != nil {
+		q.late = f.sealed
 		if f.ttl <= 0 && f.joinedTTL <= 0 {
 			f.joinedTTL = q.ttl
 		}
@@ -290,6 +299,9 @@ func (f *flight[T]) begins(c *flightContext) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.fetching = true
+	if g.moment != nil {
+		f.asOf = g.moment()
+	}
 	if f.outdatedLocked() {
 		f.void, f.overtaken = true, true
 	}
@@ -328,6 +340,24 @@ func (f *flight[T]) holds(giveUp func()) bool {
 	f.giveUp = giveUp
 	return !f.over
 }
+
+// seal makes those that join f from now on look again when it has ended.
+func (f *flight[T]) seal() {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	f.sealed = true
+}
+
+// doubt makes those that have joined f look again, too.
+func (f *flight[T]) doubt() {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	f.doubtful = true
+}
+
+// mayBeOld reports whether the result of f, which has ended, may be from before an invalidation that had ended when the
+// caller of q joined it.
+func (f *flight[T]) mayBeOld(q *request[T]) bool { return !q.again && (q.late || f.doubtful) }
 
 // isVoid reports whether what f fetches must not be stored.
 func (f *flight[T]) isVoid() bool {

@@ -35,6 +35,11 @@ type Stats struct {
 	Evictions   uint64 // entries dropped for want of room
 	Expirations uint64 // entries removed by the reaper
 
+	TagsInvalidated uint64 // tags that the backend's InvalidateTags, Invalidate and Mutate were given, by whichever of its caches
+
+	Voided      uint64 // look-ups that found an entry which a tag has voided: misses
+	LookedAgain uint64 // look-ups that waited for a fetch whose tags were invalidated meanwhile, or may have been, and looked again
+
 	Invalidations uint64 // entries of this process that were dropped because another one changed them, or they expired in Redis
 }
 
@@ -45,7 +50,7 @@ type counters struct {
 	stale, negative, misses, joined         atomic.Uint64
 	fetches, fetchErrors, refreshes         atomic.Uint64
 	refreshesRefused, discarded, unstorable atomic.Uint64
-	unreadable                              atomic.Uint64
+	unreadable, voided, lookedAgain         atomic.Uint64
 	backendErrors, writeErrors              atomic.Uint64
 	invalidations                           atomic.Uint64
 }
@@ -67,6 +72,8 @@ func (c *counters) snapshot() Stats {
 		RefreshesRefused: c.refreshesRefused.Load(),
 		Discarded:        c.discarded.Load(),
 		Unreadable:       c.unreadable.Load(),
+		Voided:           c.voided.Load(),
+		LookedAgain:      c.lookedAgain.Load(),
 		Unstorable:       c.unstorable.Load(),
 		BackendErrors:    c.backendErrors.Load(),
 		WriteErrors:      c.writeErrors.Load(),

@@ -43,8 +43,8 @@ type store[T any] interface {
 	// removes the entry that the lease was to replace.
 	abandon(ctx context.Context, key string, l lease[T], why outcome, remove bool) error
 
-	// set keeps e under key, and makes every lease of key void.
-	set(ctx context.Context, key string, e entry[T]) error
+	// set keeps e under key, with tags if that is not nil, and makes every lease of key void.
+	set(ctx context.Context, key string, e entry[T], tags *tagging) error
 
 	// delete removes what is kept under key, and makes every lease of key void.
 	delete(ctx context.Context, key string) error
@@ -77,7 +77,8 @@ type lease[T any] struct {
 	token string    // what stands under the key in Redis meanwhile; "" where there is none
 	aside asideLease
 
-	weight uint32 // in memory, of the entry that is filled in; zero counts as 1
+	weight uint32   // in memory, of the entry that is filled in; zero counts as 1
+	tags   *tagging // of the entry that is filled in; nil if it has none
 }
 
 // lookedUp is what a look-up of one of several keys returned.
@@ -130,7 +131,7 @@ type noop[T any] struct{ inProcess[T] }
 var _ store[struct{}] = noop[struct{}]{}
 
 func (noop[T]) peek(string) *entry[T]                                          { return nil }
-func (noop[T]) set(context.Context, string, entry[T]) error                    { return nil }
+func (noop[T]) set(context.Context, string, entry[T], *tagging) error          { return nil }
 func (noop[T]) delete(context.Context, string) error                           { return nil }
 func (noop[T]) deleteMany(context.Context, []string) ([]string, error)         { return nil, nil }
 func (noop[T]) abandon(context.Context, string, lease[T], outcome, bool) error { return nil }

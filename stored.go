@@ -11,7 +11,7 @@ import (
 // The stored form of an entry in Redis is a header and what the codec wrote. All numbers are big-endian.
 //
 //	 0     0xCA
-//	 1     version (high four bits) and kind (low four)
+//	 1     version (high four bits: 1, or 2 with tags) and kind (low four)
 //	 2     codec ID
 //	 3     flags, zero
 //	 4-7   fingerprint of the value's type
@@ -21,12 +21,20 @@ import (
 //	28-31  hash of the whole key and of the value's length
 //	32-    the value
 //
+// With tags there stands before the value, as of which moment it was fetched, an epoch and a number of eight bytes each,
+// then the number of tags in one byte, and of each its length in two bytes, and the tag.
+//
 // Bytes that do not begin with 0xCA are a bare payload of the codec, so that what was there before this
 // library is readable. No JSON and no UTF-8 text begins with that byte followed by a version of ours.
 const (
 	headerBytes = 32
 	magic       = 0xCA
 	version     = 1 << 4
+	withTags    = 2 << 4
+	versionMask = 0xF0
+
+	tagHeaderBytes = 17
+	tagLengthBytes = 2
 
 	kindValue    = 1
 	kindNegative = 2
@@ -45,9 +53,9 @@ type form[T any] struct {
 	early       func(ttl, took time.Duration) time.Duration
 }
 
-// encode returns the stored form of e, a new slice each time: after a timeout the client may still be
-// writing it. took is what fetching the value cost.
-func (f *form[T]) encode(key string, e *entry[T], took time.Duration) ([]byte, error) {
+// encode returns the stored form of e with tags, if that is not nil: a new slice each time, since after a timeout the client
+// may still be writing it. took is what fetching the value cost.
+func (f *form[T]) encode(key string, e *entry[T], tags *tagging, took time.Duration) ([]byte, error) {
 	b := make([]byte, headerBytes, headerBytes+64)
 	b[0], b[1], b[2] = magic, version|kindValue, f.codec.ID()
 	if e.negative() {
@@ -57,15 +65,20 @@ func (f *form[T]) encode(key string, e *entry[T], took time.Duration) ([]byte, e
 	binary.BigEndian.PutUint64(b[8:], uint64(f.clock.unixMilli(e.freshUntil(f.window))))
 	binary.BigEndian.PutUint64(b[16:], uint64(time.Now().UnixMilli()))
 	binary.BigEndian.PutUint32(b[24:], uint32(min(took.Milliseconds(), math.MaxUint32)))
+	if tags != nil {
+		b[1] = withTags | b[1]&kindMask
+		b = tags.append(b)
+	}
+	before := len(b)
 	if !e.negative() {
 		var err error
 		if b, err = f.append(b, e.value); err != nil {
 			return nil, hide("it cannot be encoded", err)
 		}
-		if len(b) < headerBytes || b[0] != magic || b[2] != f.codec.ID() {
+		if len(b) < before || b[0] != magic || b[2] != f.codec.ID() {
 			return nil, &plainError{"the codec's Append does not append to dst"}
 		}
-		if n := len(b) - headerBytes; n > f.maxBytes {
+		if n := len(b) - before; n > f.maxBytes {
 			return nil, &plainError{fmt.Sprintf("%d bytes encoded, allowed by MaxValueBytes: %d", n, f.maxBytes)}
 		}
 	}
@@ -82,10 +95,7 @@ func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
 	if isLease(data) || isMark(data) { // before its size counts: a small limit must not make it unreadable
 		return nil, errLease
 	}
-	bare, n := len(data) == 0 || data[0] != magic, len(data)
-	if !bare {
-		n -= headerBytes
-	}
+	bare, n := len(data) == 0 || data[0] != magic, payloadBytes(data)
 	switch {
 	case n > f.maxBytes:
 		return nil, &plainError{fmt.Sprintf("%d bytes stored, allowed by MaxValueBytes: %d", n, f.maxBytes)}
@@ -98,15 +108,75 @@ func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
 	if err := f.checkHeader(key, data); err != nil {
 		return nil, err
 	}
-	e := f.times(data)
-	if data[1]&kindMask == kindNegative {
-		return e, nil
+	e, tags, rest := f.times(data), (*tagging)(nil), data[headerBytes:]
+	if data[1]&versionMask == withTags {
+		if tags, rest = cutTags(rest); tags == nil {
+			return nil, &plainError{"stored with tags that make no sense"}
+		}
 	}
-	var err error
-	if e.value, err = f.take(data[headerBytes:]); err != nil {
-		return nil, undecodable(err)
+	if !e.negative() {
+		var err error
+		if e.value, err = f.take(rest); err != nil {
+			return nil, undecodable(err)
+		}
+	}
+	if tags != nil {
+		return tagged(*e, tags), nil
 	}
 	return e, nil
+}
+
+// payloadBytes is how many bytes of data are the value's.
+func payloadBytes[B []byte | string](data B) int {
+	switch {
+	case len(data) == 0 || data[0] != magic:
+		return len(data)
+	case len(data) < headerBytes+tagHeaderBytes || data[1]&versionMask != withTags:
+		return len(data) - headerBytes
+	}
+	n := headerBytes + tagHeaderBytes
+	for range data[n-1] {
+		if n+tagLengthBytes > len(data) {
+			return 0 // it will be found to make no sense
+		}
+		n += tagLengthBytes + int(data[n])<<8 + int(data[n+1])
+	}
+	return len(data) - n
+}
+
+// append appends the stored form of t.
+func (t *tagging) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, t.asOf.epoch)
+	b = binary.BigEndian.AppendUint64(b, t.asOf.sequence)
+	b = append(b, byte(len(t.tags)))
+	for _, tag := range t.tags {
+		b = append(binary.BigEndian.AppendUint16(b, uint16(len(tag))), tag...)
+	}
+	return b
+}
+
+// cutTags reads the stored form of tags, and returns what follows. It returns nil for what makes no sense.
+func cutTags(data []byte) (t *tagging, rest []byte) {
+	if len(data) < tagHeaderBytes {
+		return nil, nil
+	}
+	t = &tagging{asOf: stamp{binary.BigEndian.Uint64(data), binary.BigEndian.Uint64(data[8:])}}
+	n := int(data[tagHeaderBytes-1])
+	t.tags, rest = make([]string, 0, n), data[tagHeaderBytes:]
+	for range n {
+		if len(rest) < tagLengthBytes {
+			return nil, nil
+		}
+		length := int(binary.BigEndian.Uint16(rest))
+		if rest = rest[tagLengthBytes:]; len(rest) < length {
+			return nil, nil
+		}
+		t.tags, rest = append(t.tags, string(rest[:length])), rest[length:]
+	}
+	if len(t.tags) == 0 {
+		return nil, nil
+	}
+	return t, rest
 }
 
 // append encodes a value. A codec is code of the user, or calls methods of the value: a panic is an error.
@@ -170,7 +240,7 @@ func (f *form[T]) decodeBare(data []byte) (*entry[T], error) {
 func (f *form[T]) checkHeader(key string, data []byte) error {
 	kind := data[1] & kindMask
 	switch {
-	case data[1]&^kindMask != version || kind != kindValue && kind != kindNegative:
+	case data[1]&versionMask != version && data[1]&versionMask != withTags || kind != kindValue && kind != kindNegative:
 		return &plainError{fmt.Sprintf("stored in an unknown version or kind %#x", data[1])}
 	case data[2] != f.codec.ID():
 		return &plainError{fmt.Sprintf("stored by codec %d, this cache's is %d", data[2], f.codec.ID())}

@@ -24,7 +24,7 @@ func formOf[T any](t testing.TB, cfg Config, codec Codec[T]) *form[T] {
 // requireEncoded returns the stored form of e.
 func requireEncoded[T any](t testing.TB, f *form[T], key string, e entry[T], took time.Duration) []byte {
 	t.Helper()
-	b, err := f.encode(key, &e, took)
+	b, err := f.encode(key, &e, nil, took)
 	require.NoError(t, err)
 	return b
 }
@@ -107,7 +107,7 @@ func TestBytesOfAnotherOriginAreRefused(t *testing.T) {
 		"too long":            {append(good, make([]byte, 200)...), "MaxValueBytes: 200"},
 		"too short":           {good[:headerBytes-1], "too few"},
 		"one byte":            {good[:1], "too few"},
-		"another version":     {change(1, 0x21), "0x21"},
+		"another version":     {change(1, 0x31), "0x31"},
 		"no version":          {change(1, 0x01), "0x1"},
 		"an unknown kind":     {change(1, 0x14), "0x14"},
 		"another codec":       {change(2, 2), "codec 2"},
@@ -171,7 +171,7 @@ func TestEncodeRefusesWhatCannotBeKept(t *testing.T) {
 	f := formOf(t, Config{MaxValueBytes: most}, StringCodec())
 	encode := func(value string) error {
 		e := newEntry(value, 0, never, 0, 0)
-		b, err := f.encode("k", &e, 0)
+		b, err := f.encode("k", &e, nil, 0)
 		require.Equal(t, err == nil, b != nil)
 		return err
 	}
@@ -184,7 +184,7 @@ func TestEncodeRefusesWhatCannotBeKept(t *testing.T) {
 
 	failing := formOf[string](t, Config{}, xorCodec{errCodec})
 	e := newEntry("v", 0, never, 0, 0)
-	_, err = failing.encode("k", &e, 0)
+	_, err = failing.encode("k", &e, nil, 0)
 	require.ErrorIs(t, err, ErrInvalidValue)
 	require.ErrorIs(t, err, errCodec)
 	require.NotContains(t, err.Error(), "secret")
@@ -194,7 +194,7 @@ func TestEncodeRefusesWhatCannotBeKept(t *testing.T) {
 
 	for _, value := range []string{"", "short", strings.Repeat("long", 20)} {
 		e := newEntry(value, 0, never, 0, 0)
-		_, err = formOf(t, Config{}, Codec[string](notAppending{})).encode("k", &e, 0)
+		_, err = formOf(t, Config{}, Codec[string](notAppending{})).encode("k", &e, nil, 0)
 		require.ErrorIs(t, err, ErrInvalidValue)
 		require.ErrorContains(t, err, "does not append")
 	}

@@ -202,7 +202,7 @@ var valueMutants = []mutant{
 	{
 		name:    "large-values-are-sent",
 		promise: "G14",
-		edits:   change("stored.go", "if n := len(b) - headerBytes; n > f.maxBytes {", "if n := 0; n > f.maxBytes {"),
+		edits:   change("stored.go", "if n := len(b) - before; n > f.maxBytes {", "if n := 0; n > f.maxBytes {"),
 		run:     "TestEncodeRefusesWhatCannotBeKept|TestConformance/rueidis/G14_a_value_over",
 	},
 	{

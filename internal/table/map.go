@@ -16,6 +16,7 @@ import (
 	"math/bits"
 	"runtime"
 	"sync/atomic"
+	"unsafe"
 )
 
 // Outcome says what became of [Map.PutIf].
@@ -149,7 +150,17 @@ func (m *Map[V]) Put(key string, v V, weight uint32) (ok bool) {
 func (m *Map[V]) PutIf(key string, v V, weight uint32, allow func(current *V) bool) Outcome {
 	// The node is made before the lock is taken, so that nobody waits for the allocation.
 	h := maphash.String(m.seed, key)
-	n := newNode(key, v, weight, uint32(h))
+	return m.put(h, newNode(key, v, weight, uint32(h)), allow)
+}
+
+// PutBeside is PutIf of a value with a pointer beside it, which [Beside] returns. Map holds the pointer for as long as
+// the value, and a value without one takes no byte more.
+func (m *Map[V]) PutBeside(key string, v V, beside unsafe.Pointer, weight uint32, allow func(current *V) bool) Outcome {
+	h := maphash.String(m.seed, key)
+	return m.put(h, newNodeBeside(key, v, beside, weight, uint32(h)), allow)
+}
+
+func (m *Map[V]) put(h uint64, n *node[V], allow func(current *V) bool) Outcome {
 	s := &m.shards[h>>32&m.mask]
 	if !s.fits(n) {
 		return TooHeavy

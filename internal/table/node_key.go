@@ -63,6 +63,45 @@ func behind[Room, V any](n node[V]) *node[V] {
 	}{node: n}).node
 }
 
+// newNodeBeside is newNode for a value with a pointer, which stands right behind the value.
+func newNodeBeside[V any](key string, value V, beside unsafe.Pointer, weight, tag uint32) *node[V] {
+	length := uint32(len(key))
+	if len(key) > maxShortKey {
+		length = longKey
+	}
+	n := node[V]{value: value, tag: tag, state: length<<lengthShift | packWeight(weight)}
+	var made *node[V]
+	switch {
+	case length == longKey:
+		made = between[string](n, beside)
+		*made.longKey() = strings.Clone(key)
+		return made
+	case len(key) <= 16:
+		made = between[[16]byte](n, beside)
+	case len(key) <= 32:
+		made = between[[32]byte](n, beside)
+	default:
+		made = between[[maxShortKey]byte](n, beside)
+	}
+	copy(unsafe.Slice(made.shortKey(length), length), key)
+	return made
+}
+
+// between is behind with a pointer behind the node. A value whose size is no multiple of a pointer's would leave a
+// gap before it: V must be aligned as a pointer is, at least.
+func between[Room, V any](n node[V], beside unsafe.Pointer) *node[V] {
+	return &(&struct {
+		room   Room
+		node   node[V]
+		beside unsafe.Pointer
+	}{node: n, beside: beside}).node
+}
+
+// Beside returns the pointer that v was put with by PutBeside, and must not be called for any other value.
+func Beside[V any](v *V) unsafe.Pointer {
+	return *(*unsafe.Pointer)(unsafe.Add(unsafe.Pointer(v), unsafe.Sizeof(*v)))
+}
+
 // key returns the key of n. As long as it is held, so is n.
 func (n *node[V]) key() string {
 	length := atomic.LoadUint32(&n.state) >> lengthShift & lengthMask
