@@ -61,8 +61,20 @@ var counters = []counter{
 		func(f *figures) uint64 { return f.ObserverPanics },
 	},
 	{
-		"cacheaside.discarded_fills", "{value}", "Fetched values not stored because the key was set or deleted meanwhile.",
+		"cacheaside.discarded_fills", "{value}", "Fetched values not stored because the key was set or deleted, or one of their tags invalidated, meanwhile.",
 		func(f *figures) uint64 { return f.Discarded },
+	},
+	{
+		"cacheaside.voided_lookups", "{lookup}", "Look-ups that found an entry which a tag has voided. They are misses.",
+		func(f *figures) uint64 { return f.Voided },
+	},
+	{
+		"cacheaside.repeated_lookups", "{lookup}", "Look-ups that waited for a fetch whose tags may have been invalidated meanwhile, and looked again.",
+		func(f *figures) uint64 { return f.LookedAgain },
+	},
+	{
+		"cacheaside.backend.invalidated_tags", "{tag}", "Tags that this process has invalidated, by any cache of the backend: each of them counts the same.",
+		func(f *figures) uint64 { return f.TagsInvalidated },
 	},
 	{
 		"cacheaside.unreadable_lookups", "{lookup}", "Look-ups that found stored bytes which cannot be read as a value of the cache.",
