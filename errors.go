@@ -102,6 +102,13 @@ func (e *plainError) Error() string { return ErrInvalidValue.Error() + ": " + e.
 
 func (e *plainError) Unwrap() error { return ErrInvalidValue }
 
+// tagError says why a tag cannot be one. Its text quotes nothing but numbers, so it may be logged.
+type tagError struct{ text string }
+
+func (e *tagError) Error() string { return ErrInvalidTag.Error() + ": " + e.text }
+
+func (e *tagError) Unwrap() error { return ErrInvalidTag }
+
 // fieldError says which field of a Config has a value that it must not have.
 func fieldError(field string, value any, allowed string) error {
 	return fmt.Errorf("%w: %s is %v, allowed: %s", ErrInvalidConfig, field, value, allowed)

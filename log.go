@@ -154,12 +154,14 @@ func describeParts(err error, parts *[]string) {
 func describeOne(err error) (text string, leaf bool) {
 	if slices.Contains([]error{
 		ErrMiss, ErrNotFound, ErrInvalidValue, ErrUnavailable, ErrClosed, ErrFetchTimeout, ErrReentrant, ErrGoexit,
-		errConnectionLost, errSpeaksTLS, errSpeaksPlain, context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
+		errConnectionLost, errSpeaksTLS, errSpeaksPlain, errTagsWait, errStrangeMarks, context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
 	}, err) {
 		return err.Error(), true
 	}
 	switch e := err.(type) {
 	case *plainError:
+		return e.Error(), true
+	case *tagError:
 		return e.Error(), true
 	case *PanicError:
 		return e.Error(), true

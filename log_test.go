@@ -312,6 +312,8 @@ func TestErrorsAreDescribedWithoutQuotingAnybody(t *testing.T) {
 		"cacheaside: invalid value: the stored bytes cannot be decoded (*errors.errorString)": undecodable(secret),
 		"EOF: *errors.errorString":                                                            errors.Join(io.EOF, secret),
 		"cacheaside: backend unavailable: " + errSpeaksTLS.Error():                            unavailable(fmt.Errorf("a secret: %w", errSpeaksTLS)),
+		"cacheaside: backend unavailable: one of its tags is being invalidated":               unavailable(errTagsWait),
+		"cacheaside: invalid tag: it is empty, allowed: 1 to 1024 bytes":                      checkTag(""),
 		"the server does not speak RESP3":                                                     rueidis.ErrNoCache,
 		"Redis replied NOPERM to CLIENT TRACKING":                                             fmt.Errorf("NOPERM secret: [CLIENT TRACKING ON]\n%w", rueidis.ErrNoCache),
 	} {

@@ -51,9 +51,9 @@ const (
 	EventMiss                                    // a look-up found nothing usable, and did not join a running fetch
 	EventJoined                                  // a look-up waits for a fetch that another had started
 	EventFetch                                   // a fetch returned, or its time was over; Duration, Background, and Err if it failed
-	EventDiscarded                               // a fetched value was not stored: the key was set or deleted meanwhile
+	EventDiscarded                               // a fetched value was not stored: the key was set or deleted, or one of its tags invalidated, meanwhile
 	EventUnreadable                              // a look-up found bytes that cannot be read as a value of the cache: a miss; Err
-	EventUnstorable                              // a fetched value could not be encoded, or was too large, or a near copy not weighed; Err
+	EventUnstorable                              // a fetched value could not be encoded, or was too large, or had tags that it cannot have, or a near copy not weighed; Err
 	EventEvicted                                 // an entry was dropped for want of room
 	EventVoided                                  // a look-up found an entry that a tag has voided: a miss
 	EventInvalidated                             // a key that this process kept was changed by another, or expired in Redis

@@ -24,7 +24,7 @@ type Stats struct {
 	FetchErrors      uint64 // those of Fetches that failed, by an error, a panic or their time; "not found" is no failure
 	Refreshes        uint64 // those of Fetches that were begun in the background
 	RefreshesRefused uint64 // refreshes left out because too many were under way
-	Discarded        uint64 // fetched values not stored because of a Delete or Set meanwhile
+	Discarded        uint64 // fetched values not stored because of a Delete or Set, or an invalidated tag, meanwhile
 	Unreadable       uint64 // look-ups that found stored bytes which cannot be read: another type's, or of a type that encodes and does not decode
 	Unstorable       uint64 // fetched values not stored because they could not be encoded or were too large, and near copies that could not be weighed
 	BackendErrors    uint64 // operations that the backend did not answer, or refused

@@ -49,9 +49,9 @@ func WithTags[T any](of func(key string, value T) []string) Option {
 func checkTag(tag string) error {
 	switch {
 	case tag == "":
-		return fmt.Errorf("%w: it is empty, allowed: 1 to %d bytes", ErrInvalidTag, MaxTagBytes)
+		return &tagError{fmt.Sprintf("it is empty, allowed: 1 to %d bytes", MaxTagBytes)}
 	case len(tag) > MaxTagBytes:
-		return fmt.Errorf("%w: %d bytes long, allowed: 1 to %d", ErrInvalidTag, len(tag), MaxTagBytes)
+		return &tagError{fmt.Sprintf("%d bytes long, allowed: 1 to %d", len(tag), MaxTagBytes)}
 	}
 	return nil
 }
@@ -64,7 +64,7 @@ func checkTags(tags []string) ([]string, error) {
 		}
 	}
 	if tags = distinctTags(tags); len(tags) > MaxTags {
-		return nil, fmt.Errorf("%w: %d on one value, allowed: up to %d", ErrInvalidTag, len(tags), MaxTags)
+		return nil, &tagError{fmt.Sprintf("%d on one value, allowed: up to %d", len(tags), MaxTags)}
 	}
 	return tags, nil
 }

@@ -190,7 +190,7 @@ func (b *redisTags) make(ctx context.Context, epoch string, tags []string, px st
 		return stamp{}, nil, err
 	}
 	if len(replies) != 1+2*len(tags) {
-		return stamp{}, nil, errStrangeMarks
+		return stamp{}, nil, unavailable(errStrangeMarks)
 	}
 	marks = make([]madeMark, len(tags))
 	for i := range marks {
@@ -204,7 +204,7 @@ func (b *redisTags) make(ctx context.Context, epoch string, tags []string, px st
 	return now, marks, nil
 }
 
-var errStrangeMarks = unavailable(errors.New("the marks of tags make no sense"))
+var errStrangeMarks = errors.New("the marks of tags make no sense")
 
 func (b *redisTags) keys(tags []string) []string {
 	keys := make([]string, 1, 1+len(tags))
