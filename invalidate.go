@@ -129,6 +129,9 @@ func (b *Backend) remove(ctx context.Context, fenced map[string][]sibling, named
 
 // checkRefs returns what refs name, or the error of a call that cannot be served at all.
 func (b *Backend) checkRefs(ctx context.Context, refs []Ref) (sorted, error) {
+	if b == nil {
+		return sorted{}, nilArgument("the backend", "one that Connect or the Backend of a cache has returned")
+	}
 	b.mu.Lock()
 	closed := b.closed
 	b.mu.Unlock()

@@ -117,6 +117,34 @@ func (c *KeyedClient[K, T]) Delete(ctx context.Context, key K) error {
 	return c.client.Delete(ctx, s)
 }
 
+// Refs is [Client.Refs]. A key that its codec cannot write becomes the zero Ref, which [Backend.Invalidate] and
+// [Backend.Mutate] refuse.
+func (c *KeyedClient[K, T]) Refs(keys ...K) []Ref {
+	refs := make([]Ref, len(keys))
+	for i, key := range keys {
+		if s, err := c.Key(key); err == nil {
+			refs[i] = c.client.ref(s)
+		}
+	}
+	return refs
+}
+
+// InvalidateTags is [Client.InvalidateTags].
+func (c *KeyedClient[K, T]) InvalidateTags(ctx context.Context, tags ...string) error {
+	if c.client == nil {
+		return c.err
+	}
+	return c.client.InvalidateTags(ctx, tags...)
+}
+
+// Backend is [Client.Backend]. Without a client it is nil, and its methods return [ErrInvalidValue].
+func (c *KeyedClient[K, T]) Backend() *Backend {
+	if c.client == nil {
+		return nil
+	}
+	return c.client.Backend()
+}
+
 // Clear is [Client.Clear].
 func (c *KeyedClient[K, T]) Clear(ctx context.Context) error {
 	if c.client == nil {

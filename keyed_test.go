@@ -137,6 +137,22 @@ func keyed[K comparable](t *testing.T, c *cacheaside.Client[string], keys cachea
 	require.Equal(t, "fetched", v)
 	_, err = many.Get(ctx, b)
 	require.ErrorIs(t, err, cacheaside.ErrNotFound)
+	require.Equal(t, c.Refs(name), k.Refs(a))
+	require.Same(t, c.Backend(), k.Backend())
+	require.NoError(t, k.SetMany(ctx, map[K]string{a: "1", b: "2", last: "3"}, time.Minute))
+	require.NoError(t, k.Backend().Invalidate(ctx, k.Refs(a, last)...))
+	got, err = k.GetMany(ctx, []K{a, b, last})
+	require.NoError(t, err)
+	require.Equal(t, map[K]string{b: "2"}, got)
+	_, err = k.GetWithFetch(ctx, a, time.Minute, func(ctx context.Context, key K) (string, error) {
+		cacheaside.Tag(ctx, "tagged")
+		return "tagged", nil
+	})
+	require.NoError(t, err)
+	require.NoError(t, k.InvalidateTags(ctx, "tagged"))
+	_, err = k.Get(ctx, a)
+	require.ErrorIs(t, err, cacheaside.ErrMiss)
+
 	require.NoError(t, k.Health(ctx))
 	require.Same(t, c, k.Client())
 	require.Equal(t, c.Stats().Hits, k.Stats().Hits)
@@ -237,6 +253,9 @@ func requireBadKey[K comparable](t *testing.T, k *cacheaside.KeyedClient[K, stri
 		require.ErrorIs(t, err, cacheaside.ErrInvalidKey, name)
 		require.ErrorIs(t, err, cause, name)
 	}
+	require.ErrorIs(t, k.Backend().Invalidate(ctx, k.Refs(key)...), cacheaside.ErrInvalidKey)
+	err := k.Backend().Mutate(ctx, k.Refs(key), func(context.Context) error { return errors.New("never called") })
+	require.ErrorIs(t, err, cacheaside.ErrInvalidKey)
 }
 
 // The key that comes second must not get the value of the first, nor write over it.
@@ -279,6 +298,9 @@ func TestKeyedSaysWhatItLacks(t *testing.T) {
 	none := cacheaside.Keyed[int, string](nil, cacheaside.IntKeys[int]())
 	require.ErrorIs(t, none.Health(t.Context()), cacheaside.ErrInvalidValue)
 	require.ErrorIs(t, none.Clear(t.Context()), cacheaside.ErrInvalidValue)
+	require.ErrorIs(t, none.InvalidateTags(t.Context(), "tag"), cacheaside.ErrInvalidValue)
+	require.Equal(t, []cacheaside.Ref{{}}, none.Refs(1))
+	require.ErrorIs(t, none.Backend().Invalidate(t.Context(), cacheaside.Tags("tag")...), cacheaside.ErrInvalidValue)
 	require.Zero(t, none.Stats())
 	require.NoError(t, none.Close())
 

@@ -22,10 +22,12 @@ const (
 func (c *Client[T]) Refs(keys ...string) []Ref {
 	refs := make([]Ref, len(keys))
 	for i, key := range keys {
-		refs[i] = Ref{cache: c.cfg.Name, name: key, some: true}
+		refs[i] = c.ref(key)
 	}
 	return refs
 }
+
+func (c *Client[T]) ref(key string) Ref { return Ref{cache: c.cfg.Name, name: key, some: true} }
 
 // Tags returns a Ref for each of tags. A tag belongs to the prefix: whatever carries it is named, in whichever cache.
 func Tags(tags ...string) []Ref {
@@ -80,7 +82,7 @@ func (r *Ref) UnmarshalText(text []byte) error {
 func (r Ref) check() error {
 	switch {
 	case !r.some:
-		return fmt.Errorf("%w: the zero Ref, allowed: what Refs and Tags return", ErrInvalidKey)
+		return fmt.Errorf("%w: a Ref that names nothing (the zero Ref, or one of a key that its codec cannot write), allowed: what Refs and Tags return", ErrInvalidKey)
 	case r.cache == "":
 		return checkTag(r.name)
 	}
