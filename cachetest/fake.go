@@ -15,6 +15,10 @@ import (
 // Fake is a [cacheaside.Cache] in this process for the tests of code that uses one: it keeps the promises of
 // a cache, counts what is asked of it, and can be made to fail as a Redis that is down does. It is safe for
 // concurrent use.
+//
+// Tags work as in a cache in memory: [cacheaside.Tag] inside a fetch, and [cacheaside.WithTags] given to [NewFake]. They
+// belong to this fake alone. Code that shares tags between caches is best tested with caches in memory, made by
+// [cacheaside.New] on one [cacheaside.Backend].
 type Fake[T any] struct {
 	kept *cacheaside.Client[T] // while all is well
 	bare *cacheaside.Client[T] // without a backend: nothing is kept, and fetches are shared
@@ -32,8 +36,8 @@ var _ cacheaside.Cache[struct{}] = (*Fake[struct{}])(nil)
 
 // Call is one call of a Fake.
 type Call struct {
-	Method string // "Get", "Set", "Delete", "GetWithFetch" or "Health"
-	Key    string // "" for Health
+	Method string // "Get", "Set", "Delete", "GetWithFetch", "InvalidateTags" or "Health"
+	Key    string // a tag for InvalidateTags, of which there is one Call for each; "" for Health
 }
 
 // NewFake returns a Fake with these options and the configuration of a cache in memory; cfg.Backend is
@@ -53,7 +57,7 @@ func NewFake[T any](cfg cacheaside.Config, opts ...cacheaside.Option) (*Fake[T],
 	return &Fake[T]{kept: kept, bare: bare, closed: make(chan struct{})}, nil
 }
 
-// Fail makes the fake behave as a cache whose backend is down, until Recover: Get, Set, Delete and Health
+// Fail makes the fake behave as a cache whose backend is down, until Recover: Get, Set, Delete, InvalidateTags and Health
 // return an error that matches [cacheaside.ErrUnavailable] and cause, and GetWithFetch fetches each time.
 // A nil cause is left out. What every cache refuses, up or down, gets its own error still: a ttl of zero, or any
 // call after Close. What was kept is there again after Recover.
@@ -133,6 +137,25 @@ func (f *Fake[T]) GetWithFetch(ctx context.Context, key string, ttl time.Duratio
 	return c.GetWithFetch(ctx, key, ttl, fetch)
 }
 
+// InvalidateTags is [cacheaside.Client.InvalidateTags].
+func (f *Fake[T]) InvalidateTags(ctx context.Context, tags ...string) error {
+	c, down, err := f.begin(ctx, "InvalidateTags", tags...)
+	if err != nil {
+		return err
+	}
+	if err = c.InvalidateTags(ctx, tags...); err == nil && len(tags) > 0 {
+		err = down
+	}
+	return err
+}
+
+// Refs is [cacheaside.Client.Refs].
+func (f *Fake[T]) Refs(keys ...string) []cacheaside.Ref { return f.kept.Refs(keys...) }
+
+// Backend returns the backend of the fake, for code that takes one: what it invalidates is gone from the fake. Fail and
+// Slow do not reach it, and Calls does not show its calls.
+func (f *Fake[T]) Backend() *cacheaside.Backend { return f.kept.Backend() }
+
 // Health is [cacheaside.Client.Health].
 func (f *Fake[T]) Health(ctx context.Context) error {
 	c, down, err := f.begin(ctx, "Health", "")
@@ -149,17 +172,19 @@ func (f *Fake[T]) Close() error {
 	return f.kept.Close()
 }
 
-// begin notes a call, makes it take its time, and returns the cache that answers it. If the backend is down that
+// begin notes a call for each of keys, makes it take its time, and returns the cache that answers it. If the backend is down that
 // is the bare one, which knows what every cache refuses, and down is what the call returns unless it is refused.
-func (f *Fake[T]) begin(ctx context.Context, method, key string) (c *cacheaside.Client[T], down, err error) {
-	c, delay, down := f.note(method, key)
+func (f *Fake[T]) begin(ctx context.Context, method string, keys ...string) (c *cacheaside.Client[T], down, err error) {
+	c, delay, down := f.note(method, keys)
 	return c, down, f.wait(ctx, delay)
 }
 
-func (f *Fake[T]) note(method, key string) (c *cacheaside.Client[T], delay time.Duration, down error) {
+func (f *Fake[T]) note(method string, keys []string) (c *cacheaside.Client[T], delay time.Duration, down error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.calls = append(f.calls, Call{method, key})
+	for _, key := range keys {
+		f.calls = append(f.calls, Call{method, key})
+	}
 	if f.down != nil {
 		return f.bare, f.delay, f.down
 	}

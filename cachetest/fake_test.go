@@ -111,3 +111,54 @@ func TestTheFakeFailsWithoutACause(t *testing.T) {
 	f.Fail(nil)
 	require.Same(t, cacheaside.ErrUnavailable, f.Health(t.Context()))
 }
+
+func TestTagsOfTheFakeWorkAsThoseOfACache(t *testing.T) {
+	f, err := NewFake[string](cacheaside.Config{}, cacheaside.WithTags(func(_, value string) []string { return []string{"value:" + value} }))
+	require.NoError(t, err)
+	defer f.Close()
+	fetches := 0
+	lookUp := func() {
+		t.Helper()
+		v, err := f.GetWithFetch(t.Context(), key, time.Minute, func(ctx context.Context, _ string) (string, error) {
+			cacheaside.Tag(ctx, "org:7")
+			fetches++
+			return "v", nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, "v", v)
+	}
+	remains := func(wanted error) {
+		t.Helper()
+		_, err := f.Get(t.Context(), key)
+		require.ErrorIs(t, err, wanted)
+	}
+	lookUp()
+	require.NoError(t, f.InvalidateTags(t.Context(), "org:8", "org:9"))
+	remains(nil)
+	for i, invalidate := range []func() error{
+		func() error { return f.InvalidateTags(t.Context(), "org:7") },
+		func() error { return f.InvalidateTags(t.Context(), "value:v") },
+		func() error { return f.Backend().Invalidate(t.Context(), f.Refs(key)...) },
+		func() error {
+			return f.Backend().Mutate(t.Context(), cacheaside.Tags("org:7"), func(context.Context) error { return nil })
+		},
+	} {
+		require.NoError(t, invalidate())
+		remains(cacheaside.ErrMiss)
+		lookUp()
+		lookUp()
+		require.Equal(t, i+2, fetches)
+	}
+	require.Contains(t, f.Calls(), Call{"InvalidateTags", "org:8"})
+	require.Contains(t, f.Calls(), Call{"InvalidateTags", "org:9"})
+
+	f.Fail(errSource)
+	require.ErrorIs(t, f.InvalidateTags(t.Context(), "org:7"), cacheaside.ErrUnavailable)
+	require.ErrorIs(t, f.InvalidateTags(t.Context(), ""), cacheaside.ErrInvalidTag)
+	require.NoError(t, f.InvalidateTags(t.Context()))
+	lookUp() // under no tag that could be kept
+	f.Recover()
+	remains(nil)
+	require.NoError(t, f.Close())
+	require.ErrorIs(t, f.InvalidateTags(t.Context(), "org:7"), cacheaside.ErrClosed)
+}
