@@ -110,13 +110,14 @@ var (
 	_ = strconv.Itoa
 )
 
-type User struct{ ID, Name string }
+type User struct{ ID, Name, Org string }
 
 type Repository struct{ db *sql.DB }
 
 func (Repository) Find(ctx context.Context, id string) (User, error)                          { return User{}, nil }
 func (Repository) FindMany(ctx context.Context, ids []string) (map[string]User, error) { return nil, nil }
 func (Repository) Update(ctx context.Context, u User) error                            { return nil }
+func (Repository) Members(ctx context.Context, page Page) ([]User, error)              { return nil, nil }
 
 type Order struct{ ID int64 }
 
@@ -136,6 +137,10 @@ var (
 	ctx        context.Context
 	cfg        cacheaside.Config
 	users      *cacheaside.Client[User]
+	members    *cacheaside.Client[[]User]
+	permissions *cacheaside.Client[[]string]
+	org, role  string
+	messages   chan []byte
 	repository Repository
 	user       User
 	id         string
