@@ -66,6 +66,7 @@ type counted struct {
 	users.Source
 	queries atomic.Int64 // for one user
 	batches atomic.Int64 // for several
+	lists   atomic.Int64 // for pages and roles
 	wait    func(context.Context)
 }
 
@@ -80,6 +81,16 @@ func (c *counted) Find(ctx context.Context, id int64) (users.User, error) {
 func (c *counted) FindMany(ctx context.Context, ids []int64) (map[int64]users.User, error) {
 	c.batches.Add(1)
 	return c.Source.FindMany(ctx, ids)
+}
+
+func (c *counted) Members(ctx context.Context, p users.Page) ([]users.Member, error) {
+	c.lists.Add(1)
+	return c.Source.Members(ctx, p)
+}
+
+func (c *counted) Roles(ctx context.Context, user int64) ([]users.Role, error) {
+	c.lists.Add(1)
+	return c.Source.Roles(ctx, user)
 }
 
 // patience is how long the demo waits for what comes soon.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,7 +21,10 @@ const maxBody = 64 << 10
 //	GET /users/{id}       one user
 //	GET /users?ids=1,2,3  those of them that there are
 //	PUT /users/{id}       create or replace a user
+//	GET /users/{id}/roles the user's roles, in all organisations
 //	GET /healthz          whether the cache's backend answers
+//
+// and the members of organisations; see members.go.
 func handler(s *users.Service) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /users/{id}", func(w http.ResponseWriter, r *http.Request) {
@@ -48,6 +52,7 @@ func handler(s *users.Service) http.Handler {
 		}
 		reply(w, u, err)
 	})
+	handleMembers(mux, s)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		if err := s.Health(r.Context()); err != nil {
 			http.Error(w, "the cache does not answer; users come from the database", http.StatusServiceUnavailable)
@@ -90,14 +95,18 @@ func parseIDs(s string) ([]int64, error) {
 
 func readUser(w http.ResponseWriter, r *http.Request) (u users.User, err error) {
 	id, err := parseID(r.PathValue("id"))
-	if err != nil {
-		return u, err
-	}
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&u); err != nil {
-		return u, fmt.Errorf("%w: %w", errBadRequest, err)
+	if err == nil {
+		err = readBody(w, r, &u)
 	}
 	u.ID = id
-	return u, nil
+	return u, err
+}
+
+func readBody(w http.ResponseWriter, r *http.Request, into any) error {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(into); err != nil {
+		return fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	return nil
 }
 
 func reply(w http.ResponseWriter, v any, err error) {
@@ -113,7 +122,7 @@ func fail(w http.ResponseWriter, err error) {
 	switch {
 	case errors.Is(err, errBadRequest):
 		http.Error(w, err.Error(), http.StatusBadRequest)
-	case errors.Is(err, users.ErrNotFound):
+	case errors.Is(err, users.ErrNotFound), errors.Is(err, sql.ErrNoRows):
 		http.Error(w, "no such user", http.StatusNotFound)
 	case errors.Is(err, context.DeadlineExceeded):
 		http.Error(w, "the database takes too long", http.StatusGatewayTimeout)

@@ -5,7 +5,8 @@
 //	CACHE=rueidis-aside://localhost:6379     values in Redis, and coherent copies in this process
 //	CACHE=noop://                            no cache; concurrent look-ups still share a query
 //
-// One environment variable chooses; nothing else changes. The parameters of the one-line form apply:
+// It serves organisations, pages of their members, and roles too: users/members.go shows how a change of a role reaches
+// all of these by a tag. One environment variable chooses; nothing else changes. The parameters of the one-line form apply:
 // CACHE='memory://?max_entries=1000&stale_for=1m'. With -demo it shows what that does, and ends.
 package main
 
@@ -85,7 +86,10 @@ func serve(ctx context.Context, out io.Writer, cfg cacheaside.Config, database, 
 		return err
 	}
 	defer func() { err = errors.Join(err, service.Close()) }() // before the repository that it uses
-	page.Add(service.Cache())
+	cache, roles, members := service.Caches()
+	page.Add(cache)
+	page.Add(roles)
+	page.Add(members)
 
 	listener, err := net.Listen("tcp", listen)
 	if err != nil {

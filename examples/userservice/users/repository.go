@@ -25,8 +25,7 @@ type Repository struct{ db *sql.DB }
 // connections to the database are few: it is a file.
 const connections = 4
 
-// OpenRepository opens the SQLite database at path, making the table of users if there is none. The
-// caller closes it.
+// OpenRepository opens the SQLite database at path, making its tables if there are none. The caller closes it.
 func OpenRepository(ctx context.Context, path string) (*Repository, error) {
 	// Several processes may have the file open: a writer waits for another one instead of failing.
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(WAL)&_pragma=busy_timeout(5000)")
@@ -36,9 +35,13 @@ func OpenRepository(ctx context.Context, path string) (*Repository, error) {
 	// Opening one more costs more than waiting for one of these.
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)
-	const schema = `CREATE TABLE IF NOT EXISTS users (id INTEGER PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL)`
+	const schema = `
+		CREATE TABLE IF NOT EXISTS users (id INTEGER PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL);
+		CREATE TABLE IF NOT EXISTS members (organisation INTEGER NOT NULL, user INTEGER NOT NULL, role TEXT NOT NULL,
+			PRIMARY KEY (organisation, user));
+		CREATE INDEX IF NOT EXISTS roles ON members (user)`
 	if _, err := db.ExecContext(ctx, schema); err != nil {
-		return nil, errors.Join(fmt.Errorf("making the table of users: %w", err), db.Close())
+		return nil, errors.Join(fmt.Errorf("making the tables: %w", err), db.Close())
 	}
 	return &Repository{db: db}, nil
 }
