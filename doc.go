@@ -36,6 +36,9 @@
 // Write the source first, then [Client.Delete] the key; or let [Client.Mutate] do both, which also holds
 // when the write's outcome is not known. A fetch that began before is not kept.
 //
+// A list, a page or a count is made of many rows: give it a tag in its fetch ([Tag]), or by [WithTags], and let a write
+// name the tag ([Client.InvalidateTags]). [Backend.Mutate] takes keys of several caches and tags together.
+//
 // Values are shared: on the backends that keep them in this process, everybody gets the same one. Take
 // them as read-only, or use [WithClone].
 //
