@@ -145,9 +145,9 @@ if not epoch then epoch, last = ARGV[1], '0' end
 local now = epoch .. ':' .. string.format('%.0f', tonumber(last) + 1)
 redis.call('SET', KEYS[1], now)
 for i = 2, #KEYS do
-  if redis.call('EXISTS', KEYS[i]) == 1 then redis.call('SET', KEYS[i], now, 'KEEPTTL') end
+  redis.call('SET', KEYS[i], now, 'XX', 'KEEPTTL')
 end
-return now`, sha: "0a4436213bc166b02f60d91afe498276bb0fc922", idle: []string{""}}
+return now`, sha: "c70aabd7e9aaf7841406a60fc32a76844bfeba20", idle: []string{""}}
 )
 
 // run runs a script on one key, and returns its number.

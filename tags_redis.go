@@ -103,6 +103,9 @@ func newEpoch() string {
 // clockRetry is how long a clock that did not answer is left alone, for fetches that most likely have no tags.
 const clockRetry = time.Second
 
+// refusedRetry is how much longer that is where the user may not read the clock: Redis notes each try in a log.
+const refusedRetry = 10 * time.Minute
+
 // asOf asks Redis once, for as long as no tag is met. It makes no clock then, where there is none: the stamp says that, and
 // is worth that moment if the clock is still missing when the first tag is met.
 func (b *redisTags) asOf(ctx context.Context) stamp {
@@ -118,7 +121,11 @@ func (b *redisTags) asOf(ctx context.Context) stamp {
 	}
 	at, err := b.readClock(ctx)
 	if err != nil {
-		b.tried.Store(time.Now().UnixNano())
+		next := time.Now()
+		if re := (*rueidis.RedisError)(nil); errors.As(err, &re) && isRefusal(re) {
+			next = next.Add(refusedRetry)
+		}
+		b.tried.Store(next.UnixNano())
 		return stamp{}
 	}
 	if at == (stamp{}) {
@@ -239,9 +246,9 @@ func (b *redisTags) tag(ctx context.Context, lists [][]string, s stamp, ttl time
 // which the clock was made for these marks; then nothing can have been invalidated in between.
 func (b *redisTags) lasting(ctx context.Context, tags []string, s stamp, ttl time.Duration) (map[string]*tagMark, stamp, error) {
 	known := make(map[string]*tagMark, len(tags))
-	if b.hub != nil {
-		if err := b.read(ctx, tags, known); err != nil {
-			return nil, s, err
+	for _, tag := range tags {
+		if m := b.nearMark(tag); m != nil {
+			known[tag] = m
 		}
 	}
 	until := int64(math.MaxInt64)
@@ -343,13 +350,9 @@ func (b *redisTags) read(ctx context.Context, tags []string, known map[string]*t
 	if b.hub == nil {
 		return b.readPlainly(ctx, tags, known)
 	}
-	now := b.clock.now()
 	reads := make([]*markRead, 0, len(tags))
 	for _, tag := range tags {
-		b.mu.Lock()
-		m := b.marks[tag].Value()
-		b.mu.Unlock()
-		if m != nil && m.counts() && now < m.until {
+		if m := b.nearMark(tag); m != nil {
 			known[tag] = m
 			continue
 		}
@@ -371,6 +374,17 @@ func (b *redisTags) read(ctx context.Context, tags []string, known map[string]*t
 		}
 	}
 	return nil
+}
+
+// nearMark returns the near copy of the mark of a tag, nil if there is none that counts.
+func (b *redisTags) nearMark(tag string) *tagMark {
+	b.mu.Lock()
+	m := b.marks[tag].Value()
+	b.mu.Unlock()
+	if m == nil || !m.counts() || b.clock.now() >= m.until {
+		return nil
+	}
+	return m
 }
 
 func (b *redisTags) readPlainly(ctx context.Context, tags []string, known map[string]*tagMark) error {
