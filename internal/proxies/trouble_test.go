@@ -121,7 +121,7 @@ func TestFindingOutSendsNoPassword(t *testing.T) {
 		m.password = secret
 		p := startProxy(t, m, server.Addr())
 		c := open(t, config(t, "rueidis://:"+secret+"@"+p.addr()))
-		requireWorking(t, c)
+		require.NoError(t, c.Set(t.Context(), key, "v", time.Minute)) // by the one connection
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		require.Subset(t, [][]string{{"default", secret, secret}, {"default", secret, "default", secret, secret}}, [][]string{p.secrets},
