@@ -594,7 +594,7 @@ func TestAFetchHasTheProfilerLabelsOfItsCaller(t *testing.T) {
 }
 
 func TestALargeBatchLeavesNoRoomBehind(t *testing.T) {
-	c := newTestCache[int](t, Config{MaxEntries: 10})
+	c := newTestCache[int](t, Config{MaxEntries: 10, FetchTimeout: -1})
 	heap := func() uint64 {
 		var m runtime.MemStats
 		for range 3 {
