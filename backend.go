@@ -239,35 +239,35 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 		c.unclaim()
 		return nil, err
 	}
-	if tagger != nil {
-		b.tags.expect()
-	}
-	var moment func() stamp
-	if m, ok := b.tags.(*memoryTags); ok {
-		moment = m.moment
-	}
 	if o.mutated != nil {
 		c.store = newGuarded(c.store, cfg, c.instant, o.mutated)
 	}
-	c.flights = newFlights(flightRules{
-		timeout: cfg.FetchTimeout,
-		derive:  o.fetchContext,
-		instant: c.instant,
-		traced:  len(c.watchers.tracers) > 0,
-		moment:  moment,
-	}, c.clock, c.run, c.failed, c.lost)
+	rules := flightRules{timeout: cfg.FetchTimeout, derive: o.fetchContext, instant: c.instant, traced: len(c.watchers.tracers) > 0}
+	if m, ok := b.tags.(*memoryTags); ok {
+		rules.moment = m.moment
+	}
+	c.flights = newFlights(rules, c.clock, c.run, c.failed, c.lost)
 	c.cools()
-	b.enlist(cfg.Name, c)
-	c.leave = func() { b.delist(cfg.Name, c) }
-	if p := cmp.Or(o.process, thisProcess); p != nil && b.conn != nil {
-		name := cfg.Prefix + ":" + cfg.Name
-		c.namesakes = p.join(name, c)
+	c.meet(b)
+	return c, nil
+}
+
+// meet makes the cache known to its backend, and to the caches of this process that hold the same keys.
+func (c *Client[T]) meet(b *Backend) {
+	if c.tagger != nil {
+		b.tags.expect()
+	}
+	name := c.cfg.Name
+	b.enlist(name, c)
+	c.leave = func() { b.delist(name, c) }
+	if p := cmp.Or(c.opts.process, thisProcess); p != nil && b.conn != nil {
+		full := c.cfg.Prefix + ":" + name
+		c.namesakes = p.join(full, c)
 		c.leave = func() {
-			p.leave(name, c)
-			b.delist(cfg.Name, c)
+			p.leave(full, c)
+			b.delist(name, c)
 		}
 	}
-	return c, nil
 }
 
 // maxWindow keeps sums of times within an int64; it is over 30 years.

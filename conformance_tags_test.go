@@ -278,8 +278,7 @@ func checkTagsAtRandom(e *env) {
 				if i%10 == worker {
 					v := source[row].Add(1)
 					if err := c.InvalidateTags(e.Context(), fmt.Sprint("row:", row)); err == nil {
-						for old := done[row].Load(); old < v && !done[row].CompareAndSwap(old, v); old = done[row].Load() {
-						}
+						raise(&done[row], v)
 					}
 					continue
 				}

@@ -329,6 +329,6 @@ func hopeless(err error) bool {
 		return !notServing(re) && !re.IsClusterDown() && !re.IsTryAgain()
 	}
 	var certificate *tls.CertificateVerificationError
-	return errors.Is(err, rueidis.ErrNoCache) || rueidis.IsRedisNil(err) || errors.Is(err, errSpeaksTLS) || errors.Is(err, errSpeaksPlain) || errors.Is(err, errHangsUp) ||
-		errors.As(err, &certificate)
+	return errors.Is(err, rueidis.ErrNoCache) || rueidis.IsRedisNil(err) || errors.Is(err, errSpeaksTLS) ||
+		errors.Is(err, errSpeaksPlain) || errors.Is(err, errHangsUp) || errors.As(err, &certificate)
 }

@@ -167,7 +167,7 @@ func (ns *nodes) askAny(ctx context.Context, c rueidis.Client) error {
 	for _, server := range known {
 		go func() { answers <- ns.conn.askFor(ctx, server) }() // ends with ctx
 	}
-	err := error(rueidis.ErrNoAddr)
+	err := rueidis.ErrNoAddr
 	for range known {
 		if err = <-answers; err == nil {
 			return nil

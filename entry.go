@@ -17,8 +17,8 @@ type entry[T any] struct {
 
 	// meta holds, from the highest bit down: 1 bit, set for a negative entry; 1 bit, set for one with tags,
 	// behind which a pointer to its tagging stands; 24 bits, how long before the end of its freshness a refresh
-	// is due, as a floating point number of milliseconds with 3 bits of exponent; 38 bits, when it was stored, in milliseconds (8.7 years of them: the age of what came from
-	// Redis ends there).
+	// is due, as a floating point number of milliseconds with 3 bits of exponent; 38 bits, when it
+	// was stored, in milliseconds (8.7 years of them: the age of what came from Redis ends there).
 	meta uint64
 }
 

@@ -120,9 +120,9 @@ func (o *op) runAll(s *script, calls []scriptCall) []rueidis.RedisResult {
 	if len(unknown) == 0 {
 		return replies
 	}
-	commands = commands[:0]
-	for _, i := range unknown {
-		commands = append(commands, o.evalOf(s, calls[i].keys, calls[i].args))
+	commands = make(rueidis.Commands, len(unknown))
+	for i, at := range unknown {
+		commands[i] = o.evalOf(s, calls[at].keys, calls[at].args)
 	}
 	for i, reply := range o.DoMulti(o.ctx, commands...) {
 		replies[unknown[i]] = reply

@@ -53,7 +53,7 @@ const (
 	EventFetch                                   // a fetch returned, or its time was over; Duration, Background, and Err if it failed
 	EventDiscarded                               // a fetched value was not stored: the key was set or deleted, or one of its tags invalidated, meanwhile
 	EventUnreadable                              // a look-up found bytes that cannot be read as a value of the cache: a miss; Err
-	EventUnstorable                              // a fetched value could not be encoded, or was too large, or had tags that it cannot have, or a near copy not weighed; Err
+	EventUnstorable                              // a fetched value could not be encoded, was too large, or had bad tags, or a near copy was not weighed; Err
 	EventEvicted                                 // an entry was dropped for want of room
 	EventVoided                                  // a look-up found an entry that a tag has voided: a miss
 	EventInvalidated                             // a key that this process kept was changed by another, or expired in Redis
@@ -61,7 +61,7 @@ const (
 	EventWriteFailed                             // the same, of a Set, Delete or Clear: what was there before may still be there; Err
 	EventInvalidationFailed                      // what Mutate wrote is not removed from the backend yet, and tried again; Err
 	EventInvalidationLost                        // the same, and not tried any more: an old value may be kept until its ttl; Err
-	EventBackendDown                             // the backend, or a node of a cluster, is not asked any more until it answers a probe; again, once, if it refuses connections; Err
+	EventBackendDown                             // the backend, or a node of a cluster, is not asked until it answers a probe; again, once, if it refuses connections; Err
 	EventBackendUp                               // the backend answers again, and each of its nodes
 )
 

@@ -222,7 +222,10 @@ func TestTaggedVersions(t *testing.T) {
 }
 
 func raise(n *atomic.Int64, to int64) {
-	for old := n.Load(); old < to && !n.CompareAndSwap(old, to); old = n.Load() {
+	for old := n.Load(); old < to; old = n.Load() {
+		if n.CompareAndSwap(old, to) {
+			return
+		}
 	}
 }
 

@@ -4,5 +4,6 @@ import "slices"
 
 // mutants returns all there are.
 func mutants() []mutant {
-	return slices.Concat(flightMutants, callerMutants, writeMutants, valueMutants, lifeMutants, redisMutants, policyMutants, historyMutants, leaseMutants, tagMutants)
+	return slices.Concat(flightMutants, callerMutants, writeMutants, valueMutants, lifeMutants, redisMutants, policyMutants,
+		historyMutants, leaseMutants, tagMutants)
 }
