@@ -100,7 +100,7 @@ func (g *flights[T]) expire(s *flightShard[T]) {
 	}
 	s.mu.Unlock()
 	for _, f := range due {
-		f.under.expire()
+		f.isUnder().expire()
 		g.fail(f, context.DeadlineExceeded)
 	}
 }

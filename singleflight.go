@@ -247,7 +247,7 @@ type goexit struct{}
 
 // fail ends f with the error of its fetch, and remembers that for ErrorCooldown.
 func (g *flights[T]) fail(f *flight[T], err error) {
-	err = f.under.explain(err)
+	err = f.isUnder().explain(err)
 	g.noteFailure(f, err)
 	if f.finish(Result[T]{}, err, g.failed) {
 		g.lost(f, err)
@@ -320,6 +320,13 @@ func (f *flight[T]) begins(c *flightContext) bool {
 	}
 	s.postponeLocked(f, c.deadline)
 	return true
+}
+
+// isUnder is what the fetch of f runs under, or will most likely. The timer may ask while the fetch begins.
+func (f *flight[T]) isUnder() *flightContext {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	return f.under
 }
 
 // isOver reports whether f has ended, so that its outcome can be read.
