@@ -61,7 +61,7 @@ const (
 	EventWriteFailed                             // the same, of a Set, Delete or Clear: what was there before may still be there; Err
 	EventInvalidationFailed                      // what Mutate wrote is not removed from the backend yet, and tried again; Err
 	EventInvalidationLost                        // the same, and not tried any more: an old value may be kept until its ttl; Err
-	EventBackendDown                             // the backend, or a node of a cluster, is not asked until it answers a probe; once more if it refuses connections; Err
+	EventBackendDown                             // the backend, or a node of it, is not asked until it answers a probe; once more if it refuses connections; Err
 	EventBackendUp                               // the backend answers again, and each of its nodes
 )
 
