@@ -28,6 +28,7 @@ func init() {
 		promise{"G23", "under random writes and invalidations nothing old comes back", nil, checkTagsAtRandom},
 		promise{"G24", "what another process invalidates is gone", isRemote, checkTagsOfOthers},
 		promise{"G24", "nothing is kept on account of a clock or a mark that was lost, or makes no sense", isRemote, checkTagsLost},
+		promise{"G24", "an invalidation after a failover that has set the clock back holds", isRemote, checkClockSetBack},
 		promise{"G25", "what a tag has voided is absent, and not stale", nil, checkTagsAreNoPolicy},
 		promise{"tags", "bad ones are refused, and what they are on is not kept", nil, checkBadTags},
 		promise{"tags", "a function of WithTags that panics keeps the value out", nil, checkTagsPanic},
@@ -369,6 +370,34 @@ func checkTagsLost(e *env) {
 			return errors.Is(err, ErrMiss)
 		}, name)
 	}
+}
+
+// checkClockSetBack has a failover come that loses the last invalidations, while a fetch is under way.
+func checkClockSetBack(e *env) {
+	c := open[string](e, nil)
+	book, ok := c.tags.(*redisTags)
+	require.True(e, ok)
+	s := serve("v")
+	fetch := withTag(s, "t")
+	_, err := c.GetWithFetch(e.Context(), key, time.Minute, fetch)
+	require.NoError(e, err)
+	before, _ := e.at(book.clockKey()).Must("GET", book.clockKey()).(string)
+	for range 3 {
+		require.NoError(e, c.InvalidateTags(e.Context(), "another"))
+	}
+	require.NoError(e, c.Delete(e.Context(), key))
+	release := s.hold()
+	first := ask(e.Context(), c, key, fetch)
+	e.settle(func() bool { return s.calls.Load() == 2 }, "it fetches")
+	moment, _, _ := strings.Cut(before, ":0:")
+	e.at(book.clockKey()).Must("SET", book.clockKey(), moment+":0:ffff")
+	release()
+	require.Equal(e, answer[string]{"v", nil}, <-first)
+	_, err = c.Get(e.Context(), key)
+	require.NoError(e, err, "it is kept")
+	require.NoError(e, c.InvalidateTags(e.Context(), "t"))
+	_, err = c.Get(e.Context(), key)
+	require.ErrorIs(e, err, ErrMiss)
 }
 
 // sealing holds a flight up that has read what is known of its tags, until the test lets it go on.

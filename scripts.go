@@ -102,7 +102,9 @@ return held`, sha: "e8ee8856b203136bd9c94eeea40ce2cac796d8d7", idle: []string{no
 )
 
 // The clock and the marks of tags hold an epoch of hexadecimal digits, a colon, and a number. What does not is as good as
-// missing. A mark of another epoch than the clock's says nothing either.
+// missing. A mark of another epoch than the clock's says nothing either. The clock also holds, behind another colon, which
+// server moved it last: after a failover, or a restart, it may have been set back, and the next invalidation begins a
+// new epoch. Where the user may not ask for the server, nothing stands there, and nothing is known of that.
 var (
 	// markScript: KEYS the clock, marks; ARGV an epoch for a clock that is missing, or "" to change nothing, and for how
 	// many milliseconds the marks must last, or "". Returns the clock, and for each mark what it holds and when it
@@ -112,12 +114,14 @@ var (
 if ARGV[1] == '' then return 0 end
 local function held(key)
   local text = redis.pcall('GET', key)
-  if type(text) == 'string' and #text < 40 and string.find(text, '^%x+:%d+$') then return text end
+  if type(text) == 'string' and #text < 60 then return string.match(text, '^%x+:%d+') end
 end
 local now = held(KEYS[1])
 if not now then
   now = ARGV[1] .. ':0'
-  redis.call('SET', KEYS[1], now)
+  local info = redis.pcall('INFO', 'server')
+  local server = string.match(type(info) == 'string' and info or '', 'run_id:(%x%x%x%x%x%x%x%x)') or ''
+  redis.call('SET', KEYS[1], now .. ':' .. server)
 end
 local epoch, lasts, reply = string.match(now, '^%x+:'), tonumber(ARGV[2]), {now}
 for i = 2, #KEYS do
@@ -133,21 +137,23 @@ for i = 2, #KEYS do
   end
   reply[2 * i - 2], reply[2 * i - 1] = mark, tostring(left)
 end
-return reply`, sha: "5f532f098d2362240aec86792dcad5a958873b7e", idle: []string{"", ""}}
+return reply`, sha: "d5fbf9a16946c004e81735f2e854c0c96b5d4a3f", idle: []string{"", ""}}
 
 	// invalidateScript: KEYS the clock, marks; ARGV an epoch for a clock that is missing, or "" to change nothing. Moves
 	// the clock on, and sets the marks that there are: a missing one voids all that would need it. Returns the clock.
 	invalidateScript = script{text: `
 if ARGV[1] == '' then return 0 end
 local text = redis.pcall('GET', KEYS[1])
-local epoch, last = string.match(type(text) == 'string' and text or '', '^(%x+):(%d+)$')
-if not epoch then epoch, last = ARGV[1], '0' end
+local epoch, last, before = string.match(type(text) == 'string' and text or '', '^(%x+):(%d+):?(%x*)$')
+local info = redis.pcall('INFO', 'server')
+local server = string.match(type(info) == 'string' and info or '', 'run_id:(%x%x%x%x%x%x%x%x)') or before or ''
+if not epoch or server ~= before then epoch, last = ARGV[1], '0' end
 local now = epoch .. ':' .. string.format('%.0f', tonumber(last) + 1)
-redis.call('SET', KEYS[1], now)
+redis.call('SET', KEYS[1], now .. ':' .. server)
 for i = 2, #KEYS do
   redis.call('SET', KEYS[i], now, 'XX', 'KEEPTTL')
 end
-return now`, sha: "c70aabd7e9aaf7841406a60fc32a76844bfeba20", idle: []string{""}}
+return now`, sha: "835e17744f0911726483eb3814cd8f8724229231", idle: []string{""}}
 )
 
 // run runs a script on one key, and returns its number.

@@ -74,6 +74,7 @@ func (s stamp) String() string { return fmt.Sprintf("%016x:%d", s.epoch, s.seque
 
 func parseStamp(text string) stamp {
 	epoch, sequence, _ := strings.Cut(text, ":")
+	sequence, _, _ = strings.Cut(sequence, ":") // of a clock: the server
 	e, err1 := strconv.ParseUint(epoch, 16, 64)
 	n, err2 := strconv.ParseUint(sequence, 10, 64)
 	if err1 != nil || err2 != nil || len(epoch) != 16 {
