@@ -439,12 +439,22 @@ func checkBatchLeased(e *env) {
 	}()
 	e.settle(func() bool { return len(many.asked()) == 1 }, "c is not kept waiting")
 	require.Equal(e, [][]string{{"c"}}, many.asked())
+	e.settle(func() bool { return waitsFor(two, "a") && waitsFor(two, "b") }, "a and b wait")
 	release()
 	releaseFailing()
 	require.ErrorIs(e, (<-doomed[0]).err, errSource)
 	<-waiting[0]
 	require.Equal(e, map[string]string{"a": "by another process", "c": "value of c"}, <-got)
 	require.Equal(e, [][]string{{"c"}}, many.asked())
+}
+
+// waitsFor reports whether a flight of c waits for another process' lease of a key.
+func waitsFor(c *Client[string], key string) bool {
+	s := storeOf(c).shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.changes[key]
+	return next != nil && next.waiters > 0
 }
 
 func checkBatchLeasedAbsent(e *env) {
