@@ -42,10 +42,6 @@ func (r *remote[T]) lookup(ctx context.Context, key string) (*entry[T], error) {
 	got, err := r.read(&o, key)
 	if r.conn.again(&o, err, false) || r.conn.passBy(&o, err, r.name, key) {
 		got, err = r.read(&o, key)
-		if r.conn.again(&o, err, false) { // it was shared, and sent by the connection that was lost
-			got.data, err = r.get(&o, key)
-			got.found = err == nil
-		}
 	}
 	if isWrongType(err) {
 		_ = r.conn.end(&o, nil) // nil

@@ -267,6 +267,7 @@ func TestASharedReadOutlivesItsCallers(t *testing.T) {
 			t.Errorf("caller %d: %q, %v", i, v, err)
 		}
 	})
+	proxy.Delay(40 * time.Millisecond) // connecting anew takes several round trips, and callers wait for that for a moment only
 	together(101, func(i int) {
 		if i == 0 {
 			time.Sleep(20 * time.Millisecond)
