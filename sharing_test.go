@@ -253,6 +253,7 @@ func TestASharedReadOutlivesItsCallers(t *testing.T) {
 	proxy := redistest.NewProxy(t, s.Addr())
 	cfg := asideConfig(t, s, BackendRueidis)
 	cfg.Redis = RedisConfig{Addrs: []string{proxy.Addr()}}
+	cfg.OpTimeout = 30 * time.Second // a caller waits for an eighth of it for the connection that replaces a lost one
 	c := openAside[string](t, cfg)
 	require.NoError(t, c.Set(t.Context(), key, "v", time.Hour))
 	proxy.Delay(100 * time.Millisecond)
@@ -267,7 +268,7 @@ func TestASharedReadOutlivesItsCallers(t *testing.T) {
 			t.Errorf("caller %d: %q, %v", i, v, err)
 		}
 	})
-	proxy.Delay(40 * time.Millisecond) // connecting anew takes several round trips, and callers wait for that for a moment only
+	proxy.Delay(40 * time.Millisecond)
 	together(101, func(i int) {
 		if i == 0 {
 			time.Sleep(20 * time.Millisecond)
