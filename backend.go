@@ -20,7 +20,9 @@ type Backend struct {
 	conn  *conn    // nil for a backend in this process
 	hub   *nearHub // nil for a backend without near caches
 
-	tags tagBook
+	tags  tagBook
+	local *memoryTags // tags, in this process; nil on Redis
+	feeds feeds
 
 	invalidatedTags atomic.Uint64
 
@@ -66,7 +68,8 @@ func (b *Backend) connect(ctx context.Context) (err error) {
 			b.hub.beat = b.conn.beat
 		}
 	default:
-		b.tags = newMemoryTags(b.oldestFlight)
+		b.local = newMemoryTags(b.oldestFlight)
+		b.tags = b.local
 		return nil
 	}
 	if err != nil {
@@ -78,8 +81,8 @@ func (b *Backend) connect(ctx context.Context) (err error) {
 	return b.conn.connect(ctx)
 }
 
-// Health returns nil if the backend answers, and otherwise an error that matches [ErrUnavailable] and the
-// cause.
+// Health returns nil if the backend answers and no feed is lost, and otherwise an error that matches
+// [ErrUnavailable] and the cause.
 func (b *Backend) Health(ctx context.Context) error {
 	b.mu.Lock()
 	closed := b.closed
@@ -88,14 +91,19 @@ func (b *Backend) Health(ctx context.Context) error {
 	case closed:
 		return ErrClosed
 	case b.conn != nil:
-		return b.conn.ping(ctx)
+		if err := b.conn.ping(ctx); err != nil {
+			return err
+		}
+	case ctx.Err() != nil:
+		return ctx.Err()
 	}
-	return ctx.Err()
+	return b.feeds.trouble()
 }
 
 // Close closes the caches that were made on the backend, and then its connection. It returns nil, the
 // second time too.
 func (b *Backend) Close() error {
+	b.feeds.close()
 	b.mu.Lock()
 	b.closed = true
 	var open []interface{ Close() error }
@@ -243,8 +251,8 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 		c.store = newGuarded(c.store, cfg, c.instant, o.mutated)
 	}
 	rules := flightRules{timeout: cfg.FetchTimeout, derive: o.fetchContext, instant: c.instant, traced: len(c.watchers.tracers) > 0}
-	if m, ok := b.tags.(*memoryTags); ok {
-		rules.moment = m.moment
+	if b.local != nil {
+		rules.moment = b.local.moment
 	}
 	c.flights = newFlights(rules, c.clock, c.run, c.failed, c.lost)
 	c.cools()
@@ -258,7 +266,7 @@ func (c *Client[T]) meet(b *Backend) {
 		b.tags.expect()
 	}
 	name := c.cfg.Name
-	b.enlist(name, c)
+	b.feeds.enter(b, name, c)
 	c.leave = func() { b.delist(name, c) }
 	if p := cmp.Or(c.opts.process, thisProcess); p != nil && b.conn != nil {
 		full := c.cfg.Prefix + ":" + name

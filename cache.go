@@ -217,13 +217,16 @@ func (c *Client[T]) Clear(ctx context.Context) error {
 	return c.writeError(c.store.clear(ctx))
 }
 
-// Health returns nil if the backend answers, and otherwise an error that matches [ErrUnavailable] and the
-// cause.
+// Health returns nil if the backend answers and no feed is lost, and otherwise an error that matches
+// [ErrUnavailable] and the cause.
 func (c *Client[T]) Health(ctx context.Context) error {
 	if err := c.check(ctx, ""); err != nil {
 		return err
 	}
-	return c.store.ping(ctx)
+	if err := c.store.ping(ctx); err != nil {
+		return err
+	}
+	return c.backend.feeds.trouble()
 }
 
 // Close ends the cache: callers that wait get [ErrClosed], running fetches are cancelled and what they
@@ -254,6 +257,7 @@ func (c *Client[T]) Stats() Stats {
 	s.BackendDown = c.down()
 	s.ObserverPanics = c.watchers.panicked()
 	s.TagsInvalidated = c.backend.invalidatedTags.Load()
+	c.backend.feeds.figures(&s)
 	return s
 }
 

@@ -16,6 +16,16 @@ type sibling interface {
 	fenceAllOf(ctx context.Context, keys []string) (unfence func(), err error)
 	invalidate(ctx context.Context, keys []string) error
 	oldestFlight() uint64
+
+	// dropKeys removes keys from this process, and voids fetches of them; dropAll does so for every key.
+	dropKeys(keys []string)
+	dropAll()
+
+	// suspend makes the cache count as empty, and keep nothing, until resume. clearLater has it cleared in the
+	// background, and until then it counts as empty.
+	suspend()
+	resume()
+	clearLater()
 }
 
 func (c *Client[T]) oldestFlight() uint64 { return c.flights.oldestFlight() }
@@ -38,16 +48,20 @@ func (b *Backend) delist(name string, m sibling) {
 	}
 }
 
-// oldestFlight is the earliest moment as of which a flight of any cache may be fetching.
-func (b *Backend) oldestFlight() uint64 {
+// everyCache returns the open caches.
+func (b *Backend) everyCache() (all []sibling) {
 	b.mu.Lock()
-	var all []sibling
+	defer b.mu.Unlock()
 	for _, siblings := range b.siblings {
 		all = append(all, siblings...)
 	}
-	b.mu.Unlock()
+	return all
+}
+
+// oldestFlight is the earliest moment as of which a flight of any cache may be fetching.
+func (b *Backend) oldestFlight() uint64 {
 	oldest := uint64(math.MaxUint64)
-	for _, m := range all {
+	for _, m := range b.everyCache() {
 		oldest = min(oldest, m.oldestFlight())
 	}
 	return oldest
@@ -203,6 +217,13 @@ func (s *stranger) DeleteMany(ctx context.Context, keys []string) error {
 func (s *stranger) fenceAllOf(context.Context, []string) (func(), error) { return func() {}, nil }
 
 func (s *stranger) oldestFlight() uint64 { return math.MaxUint64 }
+
+// What follows concerns what this process holds.
+func (s *stranger) dropKeys([]string) {}
+func (s *stranger) dropAll()          {}
+func (s *stranger) suspend()          {}
+func (s *stranger) resume()           {}
+func (s *stranger) clearLater()       {}
 
 func (s *stranger) invalidate(ctx context.Context, keys []string) error {
 	failed, err := s.remote.deleteMany(context.WithoutCancel(ctx), keys)

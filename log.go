@@ -39,6 +39,7 @@ const (
 	logWriteFailed
 	logInvalidationFailed
 	logInvalidationLost
+	logFeedLost
 	logLines
 )
 
@@ -72,6 +73,8 @@ func (l *log) Observe(e Event) {
 		}
 		down := l.line(logDown, slog.LevelWarn, "cacheaside: Redis does not answer; fetching without it until it does", e)
 		l.down.Store(down)
+	case EventFeedLost:
+		l.line(logFeedLost, slog.LevelWarn, "cacheaside: a feed may have missed changes; keeping nothing until it tells again", e)
 	case EventBackendUp:
 		if l.down.Swap(false) {
 			l.logger.LogAttrs(context.Background(), slog.LevelInfo, "cacheaside: Redis answers again")

@@ -15,7 +15,11 @@ import (
 type memory[T any] struct {
 	inProcess[T]
 	*expiring[entry[T]]
-	weigh  func(key string, value T) int // nil: every entry weighs 1
+	weigh func(key string, value T) int // nil: every entry weighs 1
+
+	// shut is raised when the store begins and ends to keep nothing: it is odd while that lasts. What is put in meanwhile
+	// is removed by those who do that.
+	shut   atomic.Uint64
 	closed atomic.Bool
 }
 
@@ -35,11 +39,12 @@ func (m *memory[T]) peek(key string) *entry[T] { return m.Get(key) }
 // set it since. It runs under the lock of the flight's shard, so the lease brings the weight of e: the
 // weigher is the user's code.
 func (m *memory[T]) fill(_ context.Context, key string, l lease[T], e entry[T], _ time.Duration) (bool, error) {
+	shut := m.shut.Load()
 	switch m.put(key, e, l.tags, l.weight, func(current *entry[T]) bool {
 		return current == nil || current == l.seen || current.deadline <= m.clock.now() || current.isVoid()
 	}) {
 	case table.Stored:
-		m.keep(key, e.deadline)
+		m.keep(key, e.deadline, shut)
 		return true, nil
 	case table.Declined:
 		return true, nil // stored and evicted in one step
@@ -71,10 +76,11 @@ func (m *memory[T]) set(_ context.Context, key string, e entry[T], tags *tagging
 	if err != nil {
 		return err
 	}
+	shut := m.shut.Load()
 	if m.put(key, e, tags, weight, nil) != table.Stored {
 		return m.tooHeavy(weight)
 	}
-	m.keep(key, e.deadline)
+	m.keep(key, e.deadline, shut)
 	return nil
 }
 
@@ -94,6 +100,16 @@ func (m *memory[T]) clear(context.Context) error {
 	m.Clear()
 	return nil
 }
+
+func (m *memory[T]) dropNear(key string) { m.Delete(key) }
+func (m *memory[T]) dropAllNear()        { m.Clear() }
+
+func (m *memory[T]) suspend() {
+	m.shut.Add(1)
+	m.Clear()
+}
+
+func (m *memory[T]) resume() { m.shut.Add(1) }
 
 func (m *memory[T]) close() {
 	m.closed.Store(true)
@@ -121,10 +137,11 @@ func (m *memory[T]) tooHeavy(weight uint32) error {
 	return &plainError{fmt.Sprintf("its weight of %d is more than MaxEntries, %d", weight, m.most)}
 }
 
-// keep makes sure that an entry with this deadline will be reaped, and that it does not outlive close: that
-// sets closed before it clears, so one of the two sees the other.
-func (m *memory[T]) keep(key string, deadline int64) {
-	if m.closed.Load() {
+// keep makes sure that an entry with this deadline will be reaped, and that none is kept that was put in while the store
+// keeps nothing: suspend raises shut, which was read before, and close sets closed, before they clear, so one of the two sees
+// the other.
+func (m *memory[T]) keep(key string, deadline int64, shut uint64) {
+	if shut&1 != 0 || m.shut.Load() != shut || m.closed.Load() {
 		m.Delete(key)
 		return
 	}

@@ -63,12 +63,14 @@ const (
 	EventInvalidationLost                        // the same, and not tried any more: an old value may be kept until its ttl; Err
 	EventBackendDown                             // the backend, or a node of it, is not asked until it answers a probe; once more if it refuses connections; Err
 	EventBackendUp                               // the backend answers again, and each of its nodes
+	EventFeedLost                                // a feed of the backend may have missed changes: nothing is kept until it is alive; Err
+	EventFeedAlive                               // a feed of the backend is alive, for the first time or again
 )
 
 var eventNames = [...]string{
 	"none", "hit", "near hit", "negative", "stale", "miss", "joined", "fetch", "discarded", "unreadable", "unstorable",
 	"evicted", "voided", "invalidated", "backend error", "write failed", "invalidation failed", "invalidation lost",
-	"backend down", "backend up",
+	"backend down", "backend up", "feed lost", "feed alive",
 }
 
 // String returns the event's name in words.

@@ -23,7 +23,7 @@ type repeats struct {
 	cancel context.CancelFunc
 	beat   *reaper
 
-	waits    atomic.Bool // anything is pending
+	waits    atomic.Bool // any key counts as absent
 	changing sync.Mutex  // held while keys begin or end to be held; before mu
 
 	mu      sync.Mutex
@@ -31,6 +31,8 @@ type repeats struct {
 	size    int                  // bytes of those keys
 	all     time.Time            // when to give up to clear the cache; zero if that is not needed
 	added   int                  // how many removals the clearing has been asked for in place of
+
+	suspended bool // all keys count as absent, for another reason
 }
 
 // removing is a cache, as its repeats see it.
@@ -72,7 +74,7 @@ func (r *repeats) isPending(key string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, ok := r.pending[key]
-	return ok || !r.all.IsZero()
+	return ok || !r.all.IsZero() || r.suspended
 }
 
 // add has the removal of keys tried again. Their fences are up. They count as absent before their near copies are
@@ -199,11 +201,50 @@ func (r *repeats) doneLocked(done map[string]time.Time) {
 		delete(r.pending, key)
 		r.size -= len(key)
 	}
-	r.waits.Store(len(r.pending) > 0 || !r.all.IsZero())
+	r.weighLocked()
 	r.mu.Unlock()
 	for key := range done {
 		r.of.letPass(key)
 	}
+}
+
+func (r *repeats) weighLocked() { r.waits.Store(len(r.pending) > 0 || !r.all.IsZero() || r.suspended) }
+
+// suspend makes all keys count as absent, until resume.
+func (r *repeats) suspend() {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	r.mu.Lock()
+	r.suspended = true
+	r.weighLocked()
+	r.mu.Unlock()
+	r.of.withholdAll()
+}
+
+func (r *repeats) resume() {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	r.of.letAllPass()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.suspended = false
+	r.weighLocked()
+}
+
+// addAll has the cache cleared, and all keys count as absent until that is done.
+func (r *repeats) addAll() {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	r.mu.Lock()
+	begins := r.all.IsZero()
+	r.all = time.Now().Add(repeatFor)
+	r.added++
+	r.weighLocked()
+	r.mu.Unlock()
+	if begins {
+		r.of.withholdAll()
+	}
+	r.beat.wake()
 }
 
 // stop gives up what is pending, and returns when nothing is tried any more.

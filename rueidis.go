@@ -261,6 +261,10 @@ func (r *remote[T]) dropNear(string) {}
 
 func (r *remote[T]) dropAllNear() {}
 
+func (r *remote[T]) suspend() {}
+
+func (r *remote[T]) resume() {}
+
 // open is write unless the cache was closed while that has waited for the connection: it must not be sent then.
 func (r *remote[T]) open(write func(*op) error) func(*op) error {
 	return func(o *op) error {

@@ -37,6 +37,11 @@ type Stats struct {
 
 	TagsInvalidated uint64 // tags that the backend's InvalidateTags, Invalidate and Mutate were given, by whichever of its caches
 
+	FeedsLost int    // feeds of the backend that are lost at present: nothing is kept
+	FeedGaps  uint64 // how often a feed of the backend was lost
+	FeedRefs  uint64 // keys and tags that feeds of the backend have told of
+	FeedLag   int    // milliseconds that the latest change has waited to be told by a feed, the most of those that say so
+
 	Voided      uint64 // look-ups that found an entry which a tag has voided: misses
 	LookedAgain uint64 // look-ups that waited for a fetch whose tags were invalidated meanwhile, or may have been, and looked again
 

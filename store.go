@@ -52,10 +52,12 @@ type store[T any] interface {
 	// deleteMany is delete of several keys in few round trips. It returns those that it could not delete, and why.
 	deleteMany(ctx context.Context, keys []string) (failed []string, err error)
 
-	// dropNear drops what this process holds of a key that others keep too, and what is on its way to it.
-	// dropAllNear does so for every key.
+	// dropNear drops what this process holds of a key, and what is on its way to it. dropAllNear does so for every key.
+	// With suspend nothing comes after it, until resume.
 	dropNear(key string)
 	dropAllNear()
+	suspend()
+	resume()
 
 	// clear removes every entry of this cache.
 	clear(ctx context.Context) error
@@ -113,8 +115,6 @@ var errReplaced = errors.New("cacheaside: what was leased has been replaced")
 type inProcess[T any] struct{}
 
 func (inProcess[T]) lookup(context.Context, string) (*entry[T], error) { return nil, nil }
-func (inProcess[T]) dropNear(string)                                   {}
-func (inProcess[T]) dropAllNear()                                      {}
 func (inProcess[T]) ping(context.Context) error                        { return nil }
 
 func (inProcess[T]) lookupMany(_ context.Context, keys []string) []lookedUp[T] {
@@ -137,6 +137,10 @@ func (noop[T]) deleteMany(context.Context, []string) ([]string, error)         {
 func (noop[T]) abandon(context.Context, string, lease[T], outcome, bool) error { return nil }
 func (noop[T]) clear(context.Context) error                                    { return nil }
 func (noop[T]) figures() (int, uint64, uint64)                                 { return 0, 0, 0 }
+func (noop[T]) dropNear(string)                                                {}
+func (noop[T]) dropAllNear()                                                   {}
+func (noop[T]) suspend()                                                       {}
+func (noop[T]) resume()                                                        {}
 func (noop[T]) close()                                                         {}
 
 func (noop[T]) fill(context.Context, string, lease[T], entry[T], time.Duration) (bool, error) {

@@ -85,6 +85,12 @@ func (b *memoryTags) learn(_ context.Context, all []*tagging) ([]bool, error) {
 }
 
 func (b *memoryTags) invalidate(_ context.Context, tags []string, _ bool) error {
+	b.void(tags)
+	return nil
+}
+
+// void is invalidate.
+func (b *memoryTags) void(tags []string) {
 	b.mu.Lock()
 	now := b.clock.Add(1)
 	for _, tag := range tags {
@@ -99,7 +105,6 @@ func (b *memoryTags) invalidate(_ context.Context, tags []string, _ bool) error 
 	if full {
 		b.tidy()
 	}
-	return nil
 }
 
 // tidy forgets the invalidations that no flight needs to know of. A flight that begins meanwhile fetches as of a later

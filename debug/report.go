@@ -23,6 +23,8 @@ type cacheReport struct {
 	Name        string            `json:"name"`
 	Backend     string            `json:"backend"`
 	BackendDown bool              `json:"backend_down"`
+	FeedsLost   int               `json:"feeds_lost,omitempty"`
+	FeedLag     int               `json:"feed_lag_ms,omitempty"`
 	Config      string            `json:"config"`                // in the one-line form, without its password
 	MaxEntries  int               `json:"max_entries,omitempty"` // 0 if the backend keeps none in this process
 	Entries     int               `json:"entries"`               // in this process
@@ -94,6 +96,7 @@ func (h *Handler) reportOn(ctx context.Context, s *series, now time.Time) cacheR
 	cfg, stats, samples := s.cache.Config(), s.cache.Stats(), s.upTo(now)
 	r := cacheReport{
 		Name: cfg.Name, Backend: cfg.Backend, BackendDown: stats.BackendDown, Config: cfg.String(),
+		FeedsLost: stats.FeedsLost, FeedLag: stats.FeedLag,
 		Entries: stats.Entries, Flights: stats.Flights,
 		Counters: make(map[string]uint64), History: []point{},
 	}
@@ -184,6 +187,8 @@ var counters = []counter{
 	{"tags_invalidated", "tags invalidated by this process, through any cache of the backend", func(s *cacheaside.Stats) uint64 { return s.TagsInvalidated }},
 	{"voided", "look-ups that found an entry which a tag has voided", func(s *cacheaside.Stats) uint64 { return s.Voided }},
 	{"looked_again", "look-ups that waited for a fetch, and looked again for its tags' sake", func(s *cacheaside.Stats) uint64 { return s.LookedAgain }},
+	{"feed_gaps", "how often a feed of the backend was lost", func(s *cacheaside.Stats) uint64 { return s.FeedGaps }},
+	{"feed_refs", "keys and tags that feeds of the backend have told of", func(s *cacheaside.Stats) uint64 { return s.FeedRefs }},
 	{"unreadable", "look-ups that found bytes which cannot be read", func(s *cacheaside.Stats) uint64 { return s.Unreadable }},
 	{"unstorable", "fetched, not stored: not encodable or too large", func(s *cacheaside.Stats) uint64 { return s.Unstorable }},
 	{"backend_errors", "operations the backend did not answer, or refused", func(s *cacheaside.Stats) uint64 { return s.BackendErrors }},

@@ -91,9 +91,12 @@ func (g gauge) evictions() tile {
 
 func (g gauge) backend() tile {
 	failed := g.c.Recent.BackendErrors
-	t := tile{Label: "Backend", Value: "up", Detail: "no errors", Alarm: g.c.BackendDown || failed > 0}
-	if g.c.BackendDown {
+	t := tile{Label: "Backend", Value: "up", Detail: "no errors", Alarm: g.c.BackendDown || g.c.FeedsLost > 0 || failed > 0}
+	switch {
+	case g.c.BackendDown:
 		t.Value = "down"
+	case g.c.FeedsLost > 0:
+		t.Value = "feed lost"
 	}
 	if failed > 0 {
 		t.Detail = count(failed) + " errors"

@@ -77,6 +77,14 @@ var counters = []counter{
 		func(f *figures) uint64 { return f.TagsInvalidated },
 	},
 	{
+		"cacheaside.feed.gaps", "{gap}", "How often a feed of the backend was lost. Each of its caches counts the same.",
+		func(f *figures) uint64 { return f.FeedGaps },
+	},
+	{
+		"cacheaside.feed.refs", "{ref}", "Keys and tags that feeds of the backend have told of. Each of its caches counts the same.",
+		func(f *figures) uint64 { return f.FeedRefs },
+	},
+	{
 		"cacheaside.unreadable_lookups", "{lookup}", "Look-ups that found stored bytes which cannot be read as a value of the cache.",
 		func(f *figures) uint64 { return f.Unreadable },
 	},
@@ -125,6 +133,14 @@ var levels = []level{
 	{
 		"cacheaside.flights", "{fetch}", "Fetches under way, or waiting for another process to fetch.",
 		func(f *figures) int64 { return int64(f.Flights) }, nil,
+	},
+	{
+		"cacheaside.feed.lost", "{feed}", "Feeds of the backend that are lost at present: its caches keep nothing.",
+		func(f *figures) int64 { return int64(f.FeedsLost) }, nil,
+	},
+	{
+		"cacheaside.feed.lag", "s", "How long the latest change has waited to be told by a feed of the backend, rounded up.",
+		func(f *figures) int64 { return int64(f.FeedLag+999) / 1000 }, nil,
 	},
 	{"cacheaside.backend.up", "1", "1 if the backend answers, as far as is known; 0 if it is not asked until it answers a probe.", func(f *figures) int64 {
 		if f.BackendDown {

@@ -83,6 +83,9 @@ func newMetrics(labels prometheus.Labels) []metric {
 			func(f *figures) uint64 { return f.LookedAgain }),
 		counter("tags_invalidated", "Tags that this process has invalidated, by any cache of the backend: each of them counts the same.",
 			func(f *figures) uint64 { return f.TagsInvalidated }),
+		counter("feed_gaps", "How often a feed of the backend was lost. Each of its caches counts the same.", func(f *figures) uint64 { return f.FeedGaps }),
+		counter("feed_refs", "Keys and tags that feeds of the backend have told of. Each of its caches counts the same.",
+			func(f *figures) uint64 { return f.FeedRefs }),
 		counter("lookups_unreadable", "Look-ups that found stored bytes which cannot be read as a value of the cache.", func(f *figures) uint64 { return f.Unreadable }),
 		counter("fills_unstorable", "Fetched values not stored because they could not be encoded or were too large.",
 			func(f *figures) uint64 { return f.Unstorable }),
@@ -95,6 +98,10 @@ func newMetrics(labels prometheus.Labels) []metric {
 		gauge("max_entries", "How many entries, or how much weight, this process may hold. Absent: any number, or the backend keeps none here.",
 			func(f *figures) float64 { return float64(f.maxEntries) }, func(f *figures) bool { return f.maxEntries > 0 }),
 		gauge("flights", "Fetches under way, or waiting for another process to fetch.", func(f *figures) float64 { return float64(f.Flights) }, nil),
+		gauge("feeds_lost", "Feeds of the backend that are lost at present: its caches keep nothing.",
+			func(f *figures) float64 { return float64(f.FeedsLost) }, nil),
+		gauge("feed_lag_seconds", "How long the latest change has waited to be told by a feed of the backend.",
+			func(f *figures) float64 { return float64(f.FeedLag) / 1000 }, nil),
 		gauge("backend_up", "1 if the backend answers, as far as is known; 0 if it is not asked until it answers a probe.", func(f *figures) float64 {
 			if f.BackendDown {
 				return 0

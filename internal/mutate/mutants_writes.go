@@ -159,7 +159,7 @@ var writeMutants = []mutant{
 	{
 		name:    "pending-removals-are-served",
 		promise: "Mutate",
-		edits:   change("repeats.go", "\treturn ok || !r.all.IsZero()\n", "\treturn ok && r.all.IsZero() && false\n"),
+		edits:   change("repeats.go", "\treturn ok || !r.all.IsZero() || r.suspended\n", "\treturn ok && r.all.IsZero() && false\n"),
 		run:     "TestMutateLosesNoRemoval|TestASetEndsTheWaitForARemoval",
 	},
 	{
