@@ -295,7 +295,9 @@ func checkFeedsAndRedis(e *env) {
 	sink.Alive()
 	_, err = c.Get(e.Context(), key)
 	require.ErrorIs(e, err, ErrMiss)
-	e.settle(func() bool { return e.at(c.cfg.Prefix+":"+c.cfg.Name+":"+key).Must("EXISTS", c.cfg.Prefix+":"+c.cfg.Name+":"+key) == int64(0) }, "it is removed")
+	e.settle(func() bool {
+		return e.at(c.cfg.Prefix+":"+c.cfg.Name+":"+key).Must("EXISTS", c.cfg.Prefix+":"+c.cfg.Name+":"+key) == int64(0)
+	}, "it is removed")
 }
 
 func checkBadFeeds(e *env) {
