@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Backend is what several caches of a process share: the connection to Redis, and a clock. It is safe for
@@ -22,6 +23,7 @@ type Backend struct {
 
 	tags  tagBook
 	local *memoryTags // tags, in this process; nil on Redis
+	bus   *bus        // nil without Config.Bus
 	feeds feeds
 
 	invalidatedTags atomic.Uint64
@@ -70,7 +72,7 @@ func (b *Backend) connect(ctx context.Context) (err error) {
 	default:
 		b.local = newMemoryTags(b.oldestFlight)
 		b.tags = b.local
-		return nil
+		return b.connectBus(ctx)
 	}
 	if err != nil {
 		return err
@@ -79,6 +81,39 @@ func (b *Backend) connect(ctx context.Context) (err error) {
 		return err
 	}
 	return b.conn.connect(ctx)
+}
+
+// connectBus reaches what carries the news of changes, if there is anything.
+func (b *Backend) connectBus(ctx context.Context) error {
+	redis, ok, err := b.cfg.busRedis(b.opts)
+	if !ok || err != nil {
+		return err
+	}
+	cfg := b.cfg
+	cfg.Redis = redis
+	n, err := newConn(cfg, b.opts, nil, b.watchers.observe)
+	if err != nil {
+		return err
+	}
+	b.bus = newBus(n, cfg.Prefix)
+	b.tags = newBusTags(b.local, b.bus, b.watchers.observe)
+	if err := n.connect(ctx); err != nil {
+		return err
+	}
+	if err := n.permitted(ctx, cfg.Prefix+":", needsOfBus); err != nil {
+		n.close()
+		return err
+	}
+	s, err := b.feeds.follow(context.Background(), b, b.bus)
+	if err != nil {
+		return err
+	}
+	select { // what is stored before the bus is alive would not be kept
+	case <-s.begun:
+	case <-time.After(cfg.OpTimeout):
+	case <-ctx.Done():
+	}
+	return nil
 }
 
 // Health returns nil if the backend answers and no feed is lost, and otherwise an error that matches
@@ -90,14 +125,22 @@ func (b *Backend) Health(ctx context.Context) error {
 	switch {
 	case closed:
 		return ErrClosed
-	case b.conn != nil:
-		if err := b.conn.ping(ctx); err != nil {
+	case b.connection() != nil:
+		if err := b.connection().ping(ctx); err != nil {
 			return err
 		}
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
 	return b.feeds.trouble()
+}
+
+// connection is that to Redis: to the values, or to the bus; nil if there is none.
+func (b *Backend) connection() *conn {
+	if b.bus != nil {
+		return b.bus.conn
+	}
+	return b.conn
 }
 
 // Close closes the caches that were made on the backend, and then its connection. It returns nil, the
@@ -119,8 +162,8 @@ func (b *Backend) Close() error {
 	closing.Wait()
 	b.tags.close()
 	b.closeStrangers()
-	if b.conn != nil {
-		b.conn.close()
+	if n := b.connection(); n != nil {
+		n.close()
 	}
 	b.clock.stop()
 	return errors.Join(errs...)
@@ -289,7 +332,11 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, named bool, weigh
 		c.store, c.instant = noop[T]{}, true
 		return nil
 	case BackendMemory:
-		c.store, c.instant = newMemory(c.cfg, c.clock, weigh, evicted), true
+		m := newMemory(c.cfg, c.clock, weigh, evicted)
+		c.store, c.instant = m, true
+		if b.bus != nil {
+			c.store, c.down = &busStore[T]{memory: m, bus: b.bus, name: c.cfg.Name}, b.bus.conn.isAnyDown
+		}
 		if weigh != nil {
 			c.weigh = func(key string, e *entry[T]) (uint32, error) { return weightOf(weigh, key, e) }
 		}

@@ -42,6 +42,11 @@ type Config struct {
 	// see [Open]. Defaults to "default".
 	Name string `json:"name,omitempty" yaml:"name"`
 
+	// Bus is the URL of a Redis by which memory backends of one Prefix tell each other what they have changed
+	// (redis://user:password@host:port/db; [WithBus] takes what a URL cannot say). Values stay in each process. Defaults to
+	// "": each process is on its own.
+	Bus string `json:"bus,omitempty" yaml:"bus"`
+
 	// MaxEntries bounds what is kept in this process: entries, or the total weight when the cache has a
 	// [WithWeigher]. Negative: no bound. Defaults to 100,000.
 	MaxEntries int `json:"max_entries,omitempty" yaml:"max_entries"`
@@ -191,7 +196,36 @@ func (c Config) resolve() (Config, error) {
 	if err := c.checkRESP(); err != nil {
 		return c, err
 	}
+	if err := c.checkBus(); err != nil {
+		return c, err
+	}
 	return c, c.checkNumbers()
+}
+
+func (c Config) checkBus() error {
+	if c.Bus == "" {
+		return nil
+	}
+	if c.Backend != BackendMemory && c.Backend != BackendNoop {
+		return fieldError("Bus", quote(redactURL(c.Bus)), "none with the backend "+c.Backend+", whose processes share their values")
+	}
+	if _, err := parseRedisURL(c.Bus); err != nil {
+		return fieldError("Bus", quote(redactURL(c.Bus)), "redis://[user:password@]host:port[/db], rediss:// for TLS, unix:///path")
+	}
+	return nil
+}
+
+// busRedis returns how to reach the bus, if there is one.
+func (c Config) busRedis(o options) (r RedisConfig, ok bool, err error) {
+	switch {
+	case c.Backend != BackendMemory || c.Bus == "" && o.bus == nil:
+		return r, false, nil
+	case o.bus == nil:
+		return RedisConfig{URL: c.Bus}, true, nil
+	case c.Bus != "":
+		return r, false, fieldError("Bus", quote(redactURL(c.Bus)), "none together with WithBus")
+	}
+	return *o.bus, true, o.bus.checkAddrs()
 }
 
 func (r RedisConfig) checkAddrs() error {

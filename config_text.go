@@ -33,6 +33,7 @@ var configFields = []configField{
 	{"cluster", func(c *Config) any { return &c.Redis.Cluster }},
 	{"prefix", func(c *Config) any { return &c.Prefix }},
 	{"name", func(c *Config) any { return &c.Name }},
+	{"bus", func(c *Config) any { return &c.Bus }},
 	{"max_entries", func(c *Config) any { return &c.MaxEntries }},
 	{"local_ttl", func(c *Config) any { return &c.LocalTTL }},
 	{"reap_interval", func(c *Config) any { return &c.ReapInterval }},
@@ -255,7 +256,7 @@ func (c Config) String() string {
 	if c.Redis.Password != "" {
 		c.Redis.Password = redacted
 	}
-	c.Redis.URL = redactURL(c.Redis.URL)
+	c.Redis.URL, c.Bus = redactURL(c.Redis.URL), redactURL(c.Bus)
 	c.Redis.Addrs = slices.Clone(c.Redis.Addrs)
 	for i, address := range c.Redis.Addrs {
 		if !strings.HasPrefix(address, "/") { // the path of a socket has no user part

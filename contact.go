@@ -157,10 +157,24 @@ var needs = []need{
 	{"MGET", func(b rueidis.Builder, key string) rueidis.Completed { return b.Mget().Key(key).Build() }},
 }
 
+// needsOfBus are what a memory backend with a bus sends.
+var needsOfBus = []need{
+	needs[0],
+	{"EVALSHA", func(b rueidis.Builder, key string) rueidis.Completed {
+		return b.Evalsha().Sha1(unknownScript).Numkeys(1).Key(key).Build()
+	}},
+	{"PUBLISH", func(b rueidis.Builder, key string) rueidis.Completed {
+		return b.Publish().Channel(key).Message("").Build()
+	}},
+}
+
+// unknownScript is the hash of none.
+const unknownScript = "0000000000000000000000000000000000000000"
+
 // needsOfAside are what rueidis-aside sends besides; CLIENT TRACKING has been asked for by then.
 var needsOfAside = append(needs[:len(needs):len(needs)], []need{
 	{"EVALSHA", func(b rueidis.Builder, key string) rueidis.Completed {
-		return b.Evalsha().Sha1("0000000000000000000000000000000000000000").Numkeys(1).Key(key).Build()
+		return b.Evalsha().Sha1(unknownScript).Numkeys(1).Key(key).Build()
 	}},
 	{"EVAL, or in a script TYPE, STRLEN, GETRANGE, PTTL or PEXPIRE,", func(b rueidis.Builder, key string) rueidis.Completed {
 		return b.Eval().Script(checkScript).Numkeys(1).Key(key).Build()

@@ -73,7 +73,7 @@ func (b *Backend) Follow(ctx context.Context, feeds ...Feed) error {
 		}
 	}
 	for _, f := range feeds {
-		if err := b.feeds.follow(ctx, b, f); err != nil {
+		if _, err := b.feeds.follow(ctx, b, f); err != nil {
 			return err
 		}
 	}

@@ -33,6 +33,8 @@ type feedSource struct {
 	why     error // lost
 	alive   uint64
 	silence *time.Timer // ends the feed's being alive
+
+	begun chan struct{} // closed when the feed is alive, or lost, for the first time
 }
 
 type feedState int
@@ -46,13 +48,13 @@ const (
 var _ Sink = (*feedSource)(nil)
 
 // follow begins to run a feed.
-func (fs *feeds) follow(ctx context.Context, b *Backend, f Feed) error {
+func (fs *feeds) follow(ctx context.Context, b *Backend, f Feed) (*feedSource, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.closed {
-		return ErrClosed
+		return nil, ErrClosed
 	}
-	s := &feedSource{feed: f, of: b}
+	s := &feedSource{feed: f, of: b, begun: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	s.silence = time.AfterFunc(feedSilence, s.silent)
 	if fs.all == nil {
@@ -60,32 +62,36 @@ func (fs *feeds) follow(ctx context.Context, b *Backend, f Feed) error {
 	}
 	fs.all[s] = struct{}{}
 	fs.running.Go(s.run) // ends with ctx, and at Close
-	return nil
+	return s, nil
 }
 
 // Alive is [Sink.Alive].
-func (s *feedSource) Alive() {
+func (s *feedSource) Alive() { s.aliveAsOf(time.Now()) }
+
+// aliveAsOf is Alive of a feed that knows that nothing was missed up to then.
+func (s *feedSource) aliveAsOf(at time.Time) {
 	s.telling.Lock()
 	defer s.telling.Unlock()
-	if s.revive() {
+	if s.revive(feedSilence - time.Since(at)) {
 		s.of.watchers.observe(Event{Kind: EventFeedAlive})
 	}
 }
 
-// revive reports whether the feed was not alive before.
-func (s *feedSource) revive() bool {
+// revive makes the feed count as alive for the time that is left, and reports whether it did not before.
+func (s *feedSource) revive(left time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ctx.Err() != nil {
+	if left <= 0 || s.ctx.Err() != nil {
 		return false
 	}
-	s.silence.Reset(feedSilence)
+	s.silence.Reset(left)
 	s.alive++
 	was := s.state
 	if s.state = feedAlive; was == feedAlive {
 		return false
 	}
 	if s.why = nil; was == feedBegins {
+		close(s.begun)
 		s.of.feeds.suspend(s.of)
 	}
 	s.of.feeds.resume(s.of)
@@ -115,6 +121,15 @@ func (s *feedSource) silent() {
 	s.lose(errFeedSilent)
 }
 
+// cleared is called when another process has cleared the cache of this name.
+func (s *feedSource) cleared(name string) {
+	s.telling.Lock()
+	defer s.telling.Unlock()
+	for _, m := range s.of.siblingsOf(name) {
+		m.dropAll()
+	}
+}
+
 // lose suspends the caches, unless they are on account of this feed.
 func (s *feedSource) lose(why error) {
 	if s.suspend(why) {
@@ -127,6 +142,9 @@ func (s *feedSource) suspend(why error) bool {
 	defer s.mu.Unlock()
 	if s.state == feedLost || s.ctx.Err() != nil {
 		return false
+	}
+	if s.state == feedBegins {
+		close(s.begun)
 	}
 	s.state, s.why = feedLost, why
 	s.silence.Stop()

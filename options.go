@@ -30,6 +30,7 @@ type options struct {
 	lossyJSON    bool
 	process      *process // nil: this one
 	roundTrip    func(key string, err error)
+	bus          *RedisConfig
 	schema       *int  // the version that WithSchemaVersion names
 	err          error // the first bad option
 }
@@ -161,6 +162,12 @@ func WithObserver(observer Observer) Option {
 		}
 		o.observers = append(o.observers, observer)
 	}
+}
+
+// WithBus is [Config.Bus] for a Redis that a URL cannot describe: a cluster, or one behind sentinels. It is for the memory
+// backend, and given to [Connect] or [Open].
+func WithBus(redis RedisConfig) Option {
+	return func(o *options) { o.bus = &redis }
 }
 
 // WithLogger logs what an operator should know: a backend that went away or came back, failed writes, a

@@ -30,6 +30,7 @@ const notThere = "\x00nothing that a key of a cache holds"
 // scripts are all that there are.
 var scripts = []*script{
 	&fillScript, &replaceScript, &dropScript, &releaseScript, &takeOverScript, &prolongScript, &touchScript, &markScript, &invalidateScript,
+	&tellScript,
 }
 
 // Scripts tell an entry by its identity: its first bytes, which hold the header, and its length. Values are
