@@ -73,8 +73,8 @@ func gone(t *testing.T, c *Client[string], key string) {
 	require.Eventually(t, func() bool { _, err := c.Get(t.Context(), key); return errors.Is(err, ErrMiss) }, 10*time.Second, 100*time.Microsecond)
 }
 
-// heard waits until c has heard of all that was told.
-func heard(t *testing.T, c *Client[string]) {
+// hearsAll waits until c has heard of all that was told.
+func hearsAll(t *testing.T, c *Client[string]) {
 	t.Helper()
 	b := c.Backend().bus
 	at, err := b.count(t.Context())
@@ -107,7 +107,7 @@ func TestABusTellsTheOtherProcesses(t *testing.T) {
 		for _, k := range []string{"k", odd, long[:1000]} {
 			t.Log(name)
 			require.NoError(t, one.Set(ctx, k, "older", time.Minute))
-			heard(t, other)
+			hearsAll(t, other)
 			require.NoError(t, other.Set(ctx, k, "old", time.Minute))
 			gone(t, one, k) // the bus tells one of that too
 			s := serve("old")

@@ -286,9 +286,17 @@ func checkJitter(e *env) {
 	require.NoError(e, err, "what does not expire is left alone")
 }
 
-// timeLeft is what Redis has left for key; negative: it does not expire.
+// timeLeft is what Redis, or this process, has left for key; negative: it does not expire.
 func (e *env) timeLeft(c *Client[string], key string) time.Duration {
 	e.Helper()
+	if c.instant {
+		kept := c.store.peek(key)
+		require.NotNil(e, kept)
+		if kept.deadline == never {
+			return -1
+		}
+		return time.Duration(kept.deadline - c.clock.now())
+	}
 	left, ok := e.server.Must("PTTL", c.cfg.Prefix+":"+c.cfg.Name+":"+key).(int64)
 	require.True(e, ok)
 	require.NotEqual(e, int64(-2), left, "the key is there")

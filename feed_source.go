@@ -77,7 +77,7 @@ func (s *feedSource) aliveAsOf(at time.Time) {
 	}
 }
 
-// revive makes the feed count as alive for the time that is left, and reports whether it did not before.
+// revive makes the feed count as alive for the time that is left, and reports whether it was lost.
 func (s *feedSource) revive(left time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,7 +95,7 @@ func (s *feedSource) revive(left time.Duration) bool {
 		s.of.feeds.suspend(s.of)
 	}
 	s.of.feeds.resume(s.of)
-	return true
+	return was == feedLost
 }
 
 // Lost is [Sink.Lost].

@@ -64,7 +64,7 @@ const (
 	EventBackendDown                             // the backend, or a node of it, is not asked until it answers a probe; once more if it refuses connections; Err
 	EventBackendUp                               // the backend answers again, and each of its nodes
 	EventFeedLost                                // a feed of the backend may have missed changes: nothing is kept until it is alive; Err
-	EventFeedAlive                               // a feed of the backend is alive, for the first time or again
+	EventFeedAlive                               // a feed of the backend that was lost is alive again
 )
 
 var eventNames = [...]string{
