@@ -87,7 +87,7 @@ soak: redis-server ## run all backends under load and random faults for two minu
 	$(GO) test -race -count=1 -timeout 0 -v -run '^TestSoak$$' ./internal/soak -soak.for=$(or $(FOR),2m)
 
 coherence: redis-server ## try hard to see an outdated near copy, for 20 seconds (FOR=5m for longer)
-	$(GO) test -race -count=1 -timeout 0 -v -run '^(TestCoherence|TestAProcessReadsItsOwnWrites)$$' . -coherence.duration=$(or $(FOR),20s)
+	$(GO) test -race -count=1 -timeout 0 -v -run '^(TestCoherence|TestCoherenceOfABus|TestAProcessReadsItsOwnWrites)$$' . -coherence.duration=$(or $(FOR),20s)
 
 demo: ## show 1,000 concurrent requests for one user reach the database once (CACHE=... for Redis)
 	cd examples && $(GO) run ./userservice -demo

@@ -45,15 +45,21 @@ const (
 )
 
 // arms are the library as it is, and the variants, which lack something between it and the connection.
-var arms = []struct {
-	name string
-	wrap func(*nearConn) rueidis.CacheStore // nil: nothing is lacking
-}{
-	{"whole", nil},
-	{"deaf", func(c *nearConn) rueidis.CacheStore { return deaf{c} }},
-	{"undead", func(c *nearConn) rueidis.CacheStore { return undead{c} }},
-	{"unflushed", func(c *nearConn) rueidis.CacheStore { return unflushed{c} }},
-	{"tardy", func(c *nearConn) rueidis.CacheStore { return tardy{c} }},
+var (
+	arms = []arm{
+		{name: "whole"},
+		{name: "deaf", wrap: func(c *nearConn) rueidis.CacheStore { return deaf{c} }},
+		{name: "undead", wrap: func(c *nearConn) rueidis.CacheStore { return undead{c} }},
+		{name: "unflushed", wrap: func(c *nearConn) rueidis.CacheStore { return unflushed{c} }},
+		{name: "tardy", wrap: func(c *nearConn) rueidis.CacheStore { return tardy{c} }},
+	}
+	busArms = []arm{{name: "whole"}, {name: "alone", alone: true}}
+)
+
+type arm struct {
+	name  string
+	wrap  func(*nearConn) rueidis.CacheStore // nil: nothing is lacking there
+	alone bool                               // there is no bus
 }
 
 // deaf ignores the invalidations of keys.
@@ -103,14 +109,25 @@ type evidence struct {
 }
 
 func TestCoherence(t *testing.T) {
+	try(t, arms, func(address string) Config {
+		return Config{Backend: BackendRueidisAside, Redis: RedisConfig{Addrs: []string{address}}, LocalTTL: time.Hour}
+	})
+}
+
+// Processes with their values in memory, and a bus.
+func TestCoherenceOfABus(t *testing.T) {
+	try(t, busArms, func(address string) Config { return Config{Backend: BackendMemory, Bus: "redis://" + address} })
+}
+
+// try has processes write and read, by arms, with the configuration for an address of Redis.
+func try(t *testing.T, arms []arm, configure func(address string) Config) {
 	s, source := redistest.Start(t), redistest.Start(t)
 	proxy := redistest.NewProxy(t, s.Addr())
 	var all []*child
 	for me := range trialProcesses {
-		cfg := asideConfig(t, s, BackendRueidisAside)
-		cfg.OpTimeout, cfg.LocalTTL = 500*time.Millisecond, time.Hour
+		cfg := configure(s.Addr())
 		if me == 0 {
-			cfg.Redis = RedisConfig{Addrs: []string{proxy.Addr()}}
+			cfg = configure(proxy.Addr())
 		}
 		all = append(all, startChild(t, "coherence", trial{Config: cfg, Source: source.Addr(), Me: me}))
 	}
@@ -136,7 +153,7 @@ func TestCoherence(t *testing.T) {
 			arm.name, v.reads, v.nearHits, v.errors, v.writes, v.oldest.Round(time.Millisecond), v.ownStale)
 		require.Greater(t, v.nearHits, 500, "%s: too little happened", arm.name)
 		require.Greater(t, v.writes, 100, "%s: too little happened", arm.name)
-		if arm.wrap == nil {
+		if arm.wrap == nil && !arm.alone {
 			require.Less(t, v.oldest, staleBound)
 			require.Zero(t, v.ownStale)
 		} else {
@@ -212,10 +229,16 @@ func playTrial(t *testing.T, p *parent) {
 	defer source.Close()
 	writing, enough := context.WithCancel(t.Context())
 	reading, leave := context.WithCancel(t.Context())
+	arms := arms
+	if tr.Config.Bus != "" {
+		arms = busArms
+	}
 	players := make([]*player, len(arms))
 	for i, arm := range arms {
 		cfg := tr.Config
-		cfg.Name = arm.name
+		if cfg.Name = arm.name; arm.alone {
+			cfg.Bus = ""
+		}
 		var opts []Option
 		if arm.wrap != nil {
 			opts = append(opts, WithRueidisOption(func(o *rueidis.ClientOption) {
@@ -256,7 +279,9 @@ func playTrial(t *testing.T, p *parent) {
 	readers.Wait()
 	all := make(map[string]*evidence)
 	for _, pl := range players {
-		pl.seen.NearHits = int(pl.cache.Stats().NearHits)
+		if pl.seen.NearHits = int(pl.cache.Stats().NearHits); tr.Config.Bus != "" {
+			pl.seen.NearHits = int(pl.cache.Stats().Hits) // all are
+		}
 		all[pl.name] = &pl.seen
 	}
 	p.tell(all)

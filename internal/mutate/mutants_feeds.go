@@ -63,3 +63,58 @@ var feedMutants = []mutant{
 		run:     "TestConformance/memory/feeds_one_that_returns",
 	},
 }
+
+// busMutants break what the bus promises.
+var busMutants = []mutant{
+	{
+		name:    "bus-a-missed-message-is-not-noticed",
+		promise: "bus",
+		edits: []edit{
+			{"bus.go", "\tif !counted && !n.at.follows(last) {\n\t\tto.Lost(errBusGap)\n\t}\n", ""},
+			{"bus.go", "\tif !b.await(ctx, at) {\n\t\treturn errBusBehind\n\t}\n", ""},
+		},
+		run: "TestABusNoticesWhatItMisses",
+	},
+	{
+		name:    "bus-a-lost-count-is-not-noticed",
+		promise: "bus",
+		edits:   change("bus.go", "\tif at == (busPlace{}) && b.restart() {\n\t\tto.Lost(errBusForgot)\n\t}\n", ""),
+		run:     "TestABusForgets",
+	},
+	{
+		name:    "bus-a-process-drops-what-it-has-set-itself",
+		promise: "bus",
+		edits:   change("bus.go", "\tif n.sender != b.own {\n\t\tb.carryOut(n.items, to)\n\t}\n", "\tb.carryOut(n.items, to)\n"),
+		run:     "TestABusTellsTheOtherProcesses",
+	},
+	{
+		name:    "bus-deletes-are-not-told",
+		promise: "bus",
+		edits:   change("bus_store.go", "\ts.Delete(key)\n\treturn s.bus.tell(ctx, []string{s.ref(key)})\n", "\ts.Delete(key)\n\treturn nil\n"),
+		run:     "TestABusTellsTheOtherProcesses|TestABusVoidsFetches",
+	},
+	{
+		name:    "bus-clear-is-not-told",
+		promise: "bus",
+		edits:   change("bus_store.go", "\treturn s.bus.tell(ctx, []string{clearedRef + s.name})\n", "\treturn nil\n"),
+		run:     "TestABusTellsTheOtherProcesses",
+	},
+	{
+		name:    "bus-tags-are-not-told",
+		promise: "bus",
+		edits:   change("bus_store.go", "\terr := t.tell(ctx, tags)\n", "\terr := error(nil)\n"),
+		run:     "TestABusTellsTheOtherProcesses",
+	},
+	{
+		name:    "bus-what-comes-before-the-count-is-lost",
+		promise: "bus",
+		edits:   change("bus.go", "\t\tb.early = append(b.early, n)\n", ""),
+		run:     "TestABusTakesWhatComesEarly",
+	},
+	{
+		name:    "bus-alive-is-from-when-it-was-answered",
+		promise: "bus",
+		edits:   change("feed_source.go", "s.revive(feedSilence - time.Since(at))", "s.revive(feedSilence)"),
+		run:     "TestAnAnswerThatWasLongUnderWayProvesLess",
+	},
+}
