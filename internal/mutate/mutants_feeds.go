@@ -35,7 +35,7 @@ var feedMutants = []mutant{
 	{
 		name:    "feeds-what-is-from-before-the-first-alive-counts",
 		promise: "G31",
-		edits:   change("feed_source.go", "\tif s.why = nil; was == feedBegins {\n\t\ts.of.feeds.suspend(s.of)\n\t}\n\ts.of.feeds.resume(s.of)\n", "\tif s.why = nil; was != feedBegins {\n\t\ts.of.feeds.resume(s.of)\n\t}\n"),
+		edits:   change("feed_source.go", "\t\tclose(s.begun)\n\t\ts.of.feeds.suspend(s.of)\n\t}\n\ts.of.feeds.resume(s.of)\n", "\t\tclose(s.begun)\n\t\treturn false\n\t}\n\ts.of.feeds.resume(s.of)\n"),
 		run:     "TestConformance/memory/G31_what_was_kept_before",
 	},
 	{
