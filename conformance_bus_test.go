@@ -171,7 +171,9 @@ func TestABusNoticesWhatItMisses(t *testing.T) {
 			require.NoError(t, one.Delete(t.Context(), "any"))
 			require.NoError(t, other.Set(t.Context(), key, "old", time.Minute))
 			lose(s, cfg)
-			require.NoError(t, one.Delete(t.Context(), "another"))
+			if name != "a flush" { // what was counted before it may not have come
+				require.NoError(t, one.Delete(t.Context(), "another"))
+			}
 			gone(t, other, key)
 			require.Eventually(t, func() bool { return other.Stats().FeedGaps > 0 }, 10*time.Second, time.Millisecond)
 			busAlive(t, other)

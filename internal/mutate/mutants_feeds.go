@@ -79,7 +79,7 @@ var busMutants = []mutant{
 		name:    "bus-a-lost-count-is-not-noticed",
 		promise: "bus",
 		edits:   change("bus.go", "\tif at == (busPlace{}) && b.restart() {\n\t\tto.Lost(errBusForgot)\n\t}\n", ""),
-		run:     "TestABusForgets",
+		run:     "TestABusNoticesWhatItMisses/a_flush",
 	},
 	{
 		name:    "bus-a-process-drops-what-it-has-set-itself",
