@@ -98,6 +98,10 @@ import (
 
 type Event = cacheaside.Event
 
+type Queue interface {
+	Next(ctx context.Context, wait time.Duration) ([]string, error)
+}
+
 var (
 	_ = errors.New
 	_ = fmt.Print
@@ -141,6 +145,7 @@ var (
 	permissions *cacheaside.Client[[]string]
 	org, role  string
 	messages   chan []byte
+	queue      Queue
 	repository Repository
 	user       User
 	id         string
