@@ -370,7 +370,8 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, named bool, weigh
 		c.stats.unstorable.Add(1)
 		c.observe(Event{Kind: EventUnstorable, Err: err})
 	}
-	a.isPending, a.valid = c.repeats.isPending, c.valid
+	a.isPending = func(key string) bool { return c.repeats.isPending(key) || c.changing.isHeld(key) }
+	a.valid = c.valid
 	c.store, c.near = a, a
 	return nil
 }

@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,6 +96,10 @@ func (c *Client[T]) GetManyWithFetch(ctx context.Context, keys []string, ttl tim
 		default:
 			missing = append(missing, q.request)
 		}
+	}
+	if changeOf(ctx) != nil {
+		c.fetchManyInside(ctx, m, missing, fetch)
+		return m.outcome()
 	}
 	c.refreshMany(ctx, due, fetch)
 	c.fetchOrJoinMany(ctx, m, missing, fetch)
@@ -286,7 +291,16 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 		q.key, q.shard, q.found.state = key, c.flights.shard(key), absent
 		q.ended = q.shard.ended.Load()
 		c.sampled(key)
-		if e := c.store.peek(key); e != nil && c.holds(e) {
+		e := c.store.peek(key)
+		if c.changing.any.Load() > 0 {
+			hidden, aside := c.hidden(ctx, key)
+			if hidden {
+				q.err = ctx.Err()
+				continue
+			}
+			e = cmp.Or(e, aside)
+		}
+		if e != nil && c.holds(e) {
 			q.found = c.judge(e, c.clock.now())
 			q.found.near = true
 		}

@@ -43,7 +43,7 @@ func (c *Client[T]) BindMany(ttl time.Duration, fetch FetchManyFunc[T], b Batchi
 		b.MaxWait = min(b.MaxWait, c.cfg.FetchTimeout/2)
 	}
 	collector := &batcher[T]{client: c, fetch: fetch, rules: b}
-	return &Loader[T]{client: c, ttl: ttl, fetch: collector.fetchOne, collects: true}, nil
+	return &Loader[T]{client: c, ttl: ttl, fetch: collector.fetchOne, collects: true, alone: c.alone(fetch)}, nil
 }
 
 // batcher collects the fetches of single keys into fetches of several.

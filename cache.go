@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,26 +38,27 @@ type Cache[T any] interface {
 // Values that a backend keeps in this process (memory, rueidis-aside) are shared by everybody who gets
 // them, and must be taken as read-only; [WithClone] makes copies.
 type Client[T any] struct {
-	store   store[T]
-	clock   *clock
-	flights *flights[T]
-	cfg     Config // resolved
-	window  int64  // how long past its freshness an entry is kept, for StaleFor and StaleIfError
-	local   Source // what a hit in peek is: SourceHit, or SourceNearHit
-	clone   func(T) T
-	codec   Codec[T]
-	near    *aside[T]                                     // nil without a near cache
-	weigh   func(key string, e *entry[T]) (uint32, error) // nil, but in memory with a weigher
-	tagger  func(key string, value T) []string            // WithTags'; nil if that was not given
-	backend *Backend
-	tags    tagBook      // of the backend
-	sure    atomic.Int64 // what surelyFresh takes off a deadline; see setSure
-	opts    options
-	gone    error                 // what a remembered "not found" returns, and a key that a batch's source leaves out
-	instant bool                  // the store is in this process altogether: what peek does not find is not there
-	down    func() bool           // the backend does not answer
-	downFor func(key string) bool // the same of where a key is
-	spread  bool                  // several processes refresh the same entries, and should not do it together
+	store    store[T]
+	clock    *clock
+	flights  *flights[T]
+	cfg      Config // resolved
+	window   int64  // how long past its freshness an entry is kept, for StaleFor and StaleIfError
+	local    Source // what a hit in peek is: SourceHit, or SourceNearHit
+	clone    func(T) T
+	codec    Codec[T]
+	near     *aside[T]                                     // nil without a near cache
+	weigh    func(key string, e *entry[T]) (uint32, error) // nil, but in memory with a weigher
+	tagger   func(key string, value T) []string            // WithTags'; nil if that was not given
+	backend  *Backend
+	tags     tagBook      // of the backend
+	changing changing[T]  // keys that changes have declared
+	sure     atomic.Int64 // what surelyFresh takes off a deadline; see setSure
+	opts     options
+	gone     error                 // what a remembered "not found" returns, and a key that a batch's source leaves out
+	instant  bool                  // the store is in this process altogether: what peek does not find is not there
+	down     func() bool           // the backend does not answer
+	downFor  func(key string) bool // the same of where a key is
+	spread   bool                  // several processes refresh the same entries, and should not do it together
 
 	watchers  watchers
 	shortTTL  sync.Once    // the log is told of one that lacks a unit
@@ -128,6 +130,9 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	if ttl <= 0 {
 		return invalidTTL(ttl)
 	}
+	if changeOf(ctx) != nil {
+		return c.Changed(ctx, key)
+	}
 	c.checkRoundTrip(key, value)
 	tags, err := c.tagSet(ctx, key, value, ttl)
 	if err != nil {
@@ -140,7 +145,10 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	}
 	err = c.writeError(c.store.set(ctx, key, c.entry(c.own(value), ttl, c.clock.now(), 0), tags))
 	c.tellEvictions()
+	c.changing.forget(key)
 	switch {
+	case err == nil && c.changing.isHeld(key):
+		return c.remove(ctx, key)
 	case err == nil:
 		c.repeats.settle(key)
 	case errors.Is(err, ErrInvalidValue):
@@ -181,6 +189,11 @@ func (c *Client[T]) Delete(ctx context.Context, key string) error {
 	if err := c.check(ctx, key); err != nil {
 		return err
 	}
+	if changeOf(ctx) != nil {
+		if err := c.Changed(ctx, key); err != nil {
+			return err
+		}
+	}
 	w, err := c.fence(ctx, key, false)
 	defer c.unfence(key, w)
 	if err != nil {
@@ -191,6 +204,7 @@ func (c *Client[T]) Delete(ctx context.Context, key string) error {
 
 // remove removes key, whose fence is up.
 func (c *Client[T]) remove(ctx context.Context, key string) error {
+	c.changing.forget(key)
 	err := c.writeError(c.store.delete(ctx, key))
 	if err == nil {
 		c.repeats.settle(key)
@@ -209,6 +223,7 @@ func (c *Client[T]) Clear(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.changing.forgetAll()
 	others, err := c.namesakes.beginClear(ctx, c)
 	defer func() { c.namesakes.endClear(c, others) }()
 	if err != nil {
@@ -376,6 +391,13 @@ type found[T any] struct {
 // find looks key up, of which peek has returned kept. An error matches ErrUnavailable, ErrInvalidValue, or
 // is the context's.
 func (c *Client[T]) find(ctx context.Context, key string, kept *entry[T]) (found[T], error) {
+	if c.changing.any.Load() > 0 {
+		hidden, aside := c.hidden(ctx, key)
+		if hidden {
+			return found[T]{state: absent}, ctx.Err()
+		}
+		kept = cmp.Or(kept, aside)
+	}
 	if kept != nil {
 		if f := c.judge(kept, c.clock.now()); f.state != absent {
 			f.near = true

@@ -48,6 +48,7 @@ var configFields = []configField{
 	{"soft_timeout", func(c *Config) any { return &c.SoftTimeout }},
 	{"jitter", func(c *Config) any { return &c.Jitter }},
 	{"error_cooldown", func(c *Config) any { return &c.ErrorCooldown }},
+	{"change_timeout", func(c *Config) any { return &c.ChangeTimeout }},
 	{"max_value_bytes", func(c *Config) any { return &c.MaxValueBytes }},
 }
 

@@ -17,6 +17,11 @@ type sibling interface {
 	invalidate(ctx context.Context, keys []string) error
 	oldestFlight() uint64
 
+	// holdChanged makes key, whose fence is up, one that a change has declared. releaseChanged ends that, and with restore
+	// what this process had kept is there again.
+	holdChanged(key string)
+	releaseChanged(key string, restore bool)
+
 	// dropKeys removes keys from this process, and voids fetches of them; dropAll does so for every key.
 	dropKeys(keys []string)
 	dropAll()
@@ -78,6 +83,11 @@ func (b *Backend) Invalidate(ctx context.Context, refs ...Ref) error {
 	if err != nil {
 		return err
 	}
+	if changeOf(ctx) != nil {
+		if err := b.changed(ctx, named); err != nil {
+			return err
+		}
+	}
 	var errs []error
 	for name, keys := range named.keys {
 		for _, m := range b.siblingsOf(name) {
@@ -94,7 +104,7 @@ func (b *Backend) Invalidate(ctx context.Context, refs ...Ref) error {
 // [Client.Mutate] does with the keys of one: what is fetched for these keys meanwhile is not kept, nor is what was fetched
 // under these tags before write has returned; all is removed whatever becomes of write; and what cannot be removed is tried
 // again in the background.
-func (b *Backend) Mutate(ctx context.Context, refs []Ref, write func(context.Context) error) (err error) {
+func (b *Backend) Mutate(ctx context.Context, refs []Ref, write func(context.Context) error) error {
 	named, err := b.checkRefs(ctx, refs)
 	if err != nil {
 		return err
@@ -102,25 +112,23 @@ func (b *Backend) Mutate(ctx context.Context, refs []Ref, write func(context.Con
 	if write == nil {
 		return nilArgument("write", "a function")
 	}
-	fenced := make(map[string][]sibling)
-	for name, keys := range named.keys {
-		for _, m := range b.siblingsOf(name) {
-			unfence, err := m.fenceAllOf(ctx, keys)
-			defer unfence()
-			if err != nil {
-				return err
-			}
-			fenced[name] = append(fenced[name], m)
-		}
+	return b.mutate(ctx, named, write)
+}
+
+func (b *Backend) mutate(ctx context.Context, named sorted, write func(context.Context) error) (err error) {
+	within, change := Begin(ctx)
+	if err := change.declare(within, b, named); err != nil {
+		change.Discard()
+		return err
 	}
 	returned := false
 	defer func() { // after a panic too
-		failed := b.remove(ctx, fenced, named)
+		failed := change.End(ctx)
 		if returned && err == nil {
 			err = failed
 		}
 	}()
-	err = write(ctx)
+	err = write(within)
 	returned = true
 	return err
 }
@@ -219,11 +227,13 @@ func (s *stranger) fenceAllOf(context.Context, []string) (func(), error) { retur
 func (s *stranger) oldestFlight() uint64 { return math.MaxUint64 }
 
 // What follows concerns what this process holds.
-func (s *stranger) dropKeys([]string) {}
-func (s *stranger) dropAll()          {}
-func (s *stranger) suspend()          {}
-func (s *stranger) resume()           {}
-func (s *stranger) clearLater()       {}
+func (s *stranger) holdChanged(string)          {}
+func (s *stranger) releaseChanged(string, bool) {}
+func (s *stranger) dropKeys([]string)           {}
+func (s *stranger) dropAll()                    {}
+func (s *stranger) suspend()                    {}
+func (s *stranger) resume()                     {}
+func (s *stranger) clearLater()                 {}
 
 func (s *stranger) invalidate(ctx context.Context, keys []string) error {
 	failed, err := s.remote.deleteMany(context.WithoutCancel(ctx), keys)

@@ -50,6 +50,8 @@ type Loader[T any] struct {
 	ttl      time.Duration
 	fetch    FetchFunc[T]
 	collects bool // fetch is that of a batcher, which counts the calls of the source
+
+	alone FetchFunc[T] // in the place of fetch within a change; nil: fetch
 }
 
 // Bind returns a Loader that gets keys as GetWithFetch(ctx, key, ttl, fetch) does. A hit through it
@@ -69,7 +71,11 @@ func (l *Loader[T]) Get(ctx context.Context, key string) (T, error) {
 		}
 		return e.value, nil
 	}
-	r, err := c.getOrFetch(ctx, request[T]{key: key, ttl: l.ttl, fetch: l.fetch, collects: l.collects})
+	fetch := l.fetch
+	if l.alone != nil && changeOf(ctx) != nil {
+		fetch = l.alone
+	}
+	r, err := c.getOrFetch(ctx, request[T]{key: key, ttl: l.ttl, fetch: fetch, collects: l.collects})
 	return r.Value, err
 }
 
@@ -101,6 +107,9 @@ func (c *Client[T]) getOrFetch(ctx context.Context, q request[T]) (Result[T], er
 		return Result[T]{}, nilArgument("fetch", "a function")
 	}
 	c.sampled(q.key)
+	if changeOf(ctx) != nil {
+		return c.fetchInside(ctx, &q)
+	}
 	q.shard = c.flights.shard(q.key)
 	q.ended = q.shard.ended.Load()
 	begun := c.askedAt()

@@ -17,28 +17,17 @@ import (
 // Until then the keys count as absent in this process, unless it sets them: look-ups fetch, and nothing of that is kept. Where
 // more than 65,536 removals wait, or 16 MiB of keys, the whole cache counts as absent, and is cleared in their place.
 // An [Observer] and the log are told of a removal that waits, and of one that is given up.
-func (c *Client[T]) Mutate(ctx context.Context, keys []string, write func(context.Context) error) (err error) {
+//
+// Mutate is [Begin], [Client.Changed], write, and [Change.End]: the context of write carries the change, and within another
+// change Mutate is part of that.
+func (c *Client[T]) Mutate(ctx context.Context, keys []string, write func(context.Context) error) error {
 	if err := c.checkMany(ctx, keys); err != nil {
 		return err
 	}
 	if write == nil {
 		return nilArgument("write", "a function")
 	}
-	keys = distinct(keys)
-	unfence, err := c.fenceAllOf(ctx, keys)
-	defer unfence()
-	if err != nil {
-		return err
-	}
-	returned := false
-	defer func() { // after a panic too
-		if failed := c.invalidate(ctx, keys); returned && err == nil {
-			err = failed
-		}
-	}()
-	err = write(ctx)
-	returned = true
-	return err
+	return c.backend.mutate(ctx, sorted{keys: map[string][]string{c.cfg.Name: distinct(keys)}}, write)
 }
 
 // fenceAllOf is fence for keys, none of them twice, before a write that takes its time. unfence is never nil.
@@ -62,6 +51,9 @@ func (c *Client[T]) fenceAllOf(ctx context.Context, keys []string) (unfence func
 // invalidate removes keys whose fences are up, though ctx may have ended, and has the removal of those
 // that fail tried again.
 func (c *Client[T]) invalidate(ctx context.Context, keys []string) error {
+	for _, key := range keys {
+		c.changing.forget(key)
+	}
 	failed, cause := c.store.deleteMany(context.WithoutCancel(ctx), keys)
 	if cause == nil {
 		return nil

@@ -8,6 +8,7 @@ import "context"
 func (c *Client[T]) dropKeys(keys []string) {
 	for _, key := range keys {
 		w, _ := c.fence(context.Background(), key, false) // the context does not end, so there is no error
+		c.changing.forget(key)
 		c.store.dropNear(key)
 		c.unfence(key, w)
 	}
@@ -16,6 +17,7 @@ func (c *Client[T]) dropKeys(keys []string) {
 // dropAll is dropKeys for every key.
 func (c *Client[T]) dropAll() {
 	_ = c.flights.fenceAll(context.Background()) // nil: the context does not end
+	c.changing.forgetAll()
 	c.store.dropAllNear()
 	c.flights.unfenceAll()
 }
@@ -25,6 +27,7 @@ func (c *Client[T]) dropAll() {
 func (c *Client[T]) suspend() {
 	c.repeats.suspend()
 	c.store.suspend()
+	c.changing.forgetAll()
 }
 
 func (c *Client[T]) resume() {

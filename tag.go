@@ -119,6 +119,11 @@ func (c *Client[T]) InvalidateTags(ctx context.Context, tags ...string) error {
 	if len(tags) == 0 {
 		return nil
 	}
+	if changeOf(ctx) != nil {
+		if err := c.backend.changed(ctx, sorted{tags: tags}); err != nil {
+			return err
+		}
+	}
 	return c.writeError(c.backend.invalidateTags(ctx, distinctTags(tags), false))
 }
 

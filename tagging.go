@@ -105,6 +105,11 @@ type tagBook interface {
 	// with again, it is tried again then, and until that has succeeded the tags count as invalidated in this process.
 	invalidate(ctx context.Context, tags []string, again bool) error
 
+	// hold makes sure that nothing that carries one of tags counts or is stored in this process, until release. A tag may be held
+	// several times.
+	hold(tags []string)
+	release(tags []string)
+
 	// expect says that a cache gives tags to whatever it keeps.
 	expect()
 

@@ -21,6 +21,7 @@ type memoryTags struct {
 	mu    sync.Mutex
 	marks map[string]weak.Pointer[tagMark]
 	ended map[string]uint64 // when a tag was invalidated last
+	held  map[string]int    // by how many changes
 	room  int               // how many of those there may be until those are forgotten that no flight needs
 }
 
@@ -33,7 +34,7 @@ const memoryEpoch = 1
 const endedKept = 1 << 10
 
 func newMemoryTags(oldest func() uint64) *memoryTags {
-	return &memoryTags{oldest: oldest, marks: make(map[string]weak.Pointer[tagMark]), ended: make(map[string]uint64), room: endedKept}
+	return &memoryTags{oldest: oldest, marks: make(map[string]weak.Pointer[tagMark]), ended: make(map[string]uint64), held: make(map[string]int), room: endedKept}
 }
 
 func (b *memoryTags) moment() stamp { return stamp{memoryEpoch, b.clock.Load()} }
@@ -55,8 +56,11 @@ func (b *memoryTags) tag(_ context.Context, lists [][]string, s stamp, _ time.Du
 	return all, nil
 }
 
-// markLocked returns what is known of a tag.
+// markLocked returns what is known of a tag, nil if it is held.
 func (b *memoryTags) markLocked(tag string) *tagMark {
+	if b.held[tag] > 0 {
+		return nil
+	}
 	if m := b.marks[tag].Value(); m != nil {
 		return m
 	}
@@ -104,6 +108,26 @@ func (b *memoryTags) void(tags []string) {
 	b.mu.Unlock()
 	if full {
 		b.tidy()
+	}
+}
+
+// hold voids what carries tags, for everybody: what is known of a tag is over or not, whoever looks.
+func (b *memoryTags) hold(tags []string) {
+	b.mu.Lock()
+	for _, tag := range tags {
+		b.held[tag]++
+	}
+	b.mu.Unlock()
+	b.void(tags)
+}
+
+func (b *memoryTags) release(tags []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, tag := range tags {
+		if b.held[tag]--; b.held[tag] <= 0 {
+			delete(b.held, tag)
+		}
 	}
 }
 

@@ -18,14 +18,15 @@ type pendingTags struct {
 	cancel  context.CancelFunc
 	beat    *reaper
 
-	waits atomic.Bool // any is pending
+	waits atomic.Bool // any is pending, or held
 
 	mu   sync.Mutex
 	tags map[string]time.Time // when to give up
+	held map[string]int       // by how many changes
 }
 
 func newPendingTags(try func(context.Context, []string) error, observe func(Event)) *pendingTags {
-	p := &pendingTags{try: try, observe: observe, tags: make(map[string]time.Time)}
+	p := &pendingTags{try: try, observe: observe, tags: make(map[string]time.Time), held: make(map[string]int)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.beat = newReaper(repeatEvery, p.run)
 	return p
@@ -38,7 +39,7 @@ func (p *pendingTags) has(tag string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, ok := p.tags[tag]
-	return ok
+	return ok || p.held[tag] > 0
 }
 
 func (p *pendingTags) hasAny(tags []string) bool {
@@ -75,7 +76,30 @@ func (p *pendingTags) settle(tags []string) {
 	for _, tag := range tags {
 		delete(p.tags, tag)
 	}
-	p.waits.Store(len(p.tags) > 0)
+	p.weighLocked()
+}
+
+func (p *pendingTags) weighLocked() { p.waits.Store(len(p.tags)+len(p.held) > 0) }
+
+// hold makes tags count as pending, until release.
+func (p *pendingTags) hold(tags []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, tag := range tags {
+		p.held[tag]++
+	}
+	p.weighLocked()
+}
+
+func (p *pendingTags) release(tags []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, tag := range tags {
+		if p.held[tag]--; p.held[tag] <= 0 {
+			delete(p.held, tag)
+		}
+	}
+	p.weighLocked()
 }
 
 // tagBatch is how many tags are invalidated again by one command.
@@ -92,7 +116,9 @@ func (p *pendingTags) run(now time.Time) (more bool) {
 		}
 		p.takeOff(tags, tried)
 	}
-	return p.waits.Load()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.tags) > 0
 }
 
 // takeOff is settle, but for tags that have failed again since they were tried.
@@ -104,7 +130,7 @@ func (p *pendingTags) takeOff(tags []string, tried map[string]time.Time) {
 			delete(p.tags, tag)
 		}
 	}
-	p.waits.Store(len(p.tags) > 0)
+	p.weighLocked()
 }
 
 func (p *pendingTags) giveUp(tags []string, now time.Time, why error) {
@@ -116,7 +142,7 @@ func (p *pendingTags) giveUp(tags []string, now time.Time, why error) {
 			lost++
 		}
 	}
-	p.waits.Store(len(p.tags) > 0)
+	p.weighLocked()
 	p.mu.Unlock()
 	for range lost {
 		p.observe(Event{Kind: EventInvalidationLost, Err: why})

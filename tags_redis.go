@@ -364,4 +364,11 @@ func (b *redisTags) invalidateNow(ctx context.Context, tags []string) error {
 	})
 }
 
+func (b *redisTags) hold(tags []string) {
+	b.pending.hold(tags)
+	b.drop(tags)
+}
+
+func (b *redisTags) release(tags []string) { b.pending.release(tags) }
+
 func (b *redisTags) close() { b.pending.stop() }

@@ -1,0 +1,126 @@
+package cacheaside
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+)
+
+// changing are the keys of a cache that changes have declared. A lookup within such a change does not find them. In memory
+// what was kept under them is put aside, where only other lookups find it: the way on which a hit is found knows no
+// changes.
+type changing[T any] struct {
+	any atomic.Int64 // how many keys there are
+
+	mu   sync.Mutex
+	keys map[string]*changingKey[T]
+}
+
+type changingKey[T any] struct {
+	changes int       // that hold it
+	aside   *entry[T] // what was kept; nil if nothing was, or it has been written or removed since
+}
+
+// isHeld reports whether a change holds key.
+func (s *changing[T]) isHeld(key string) bool {
+	if s.any.Load() == 0 {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys[key] != nil
+}
+
+// aside returns what was put aside of key, if anything.
+func (s *changing[T]) aside(key string) *entry[T] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := s.keys[key]; k != nil {
+		return k.aside
+	}
+	return nil
+}
+
+// forget drops what was put aside of a key that is being written or removed. forgetAll does so for every key.
+func (s *changing[T]) forget(key string) {
+	if s.any.Load() == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := s.keys[key]; k != nil {
+		k.aside = nil
+	}
+}
+
+func (s *changing[T]) forgetAll() {
+	if s.any.Load() == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range s.keys {
+		k.aside = nil
+	}
+}
+
+// holdChanged makes key one that a change holds. Its fence is up.
+func (c *Client[T]) holdChanged(key string) {
+	s := &c.changing
+	s.any.Add(1) // before anything is put aside, so that who misses it there looks here
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.keys == nil {
+		s.keys = make(map[string]*changingKey[T])
+	}
+	k := s.keys[key]
+	if k == nil {
+		k = new(changingKey[T])
+		s.keys[key] = k
+	}
+	k.changes++
+	if c.instant {
+		if e := c.store.peek(key); e != nil {
+			k.aside = e
+		}
+	}
+	c.store.dropNear(key)
+}
+
+// releaseChanged ends what holdChanged began, while the fence is up still. With restore, what was put aside is kept again.
+func (c *Client[T]) releaseChanged(key string, restore bool) {
+	s := &c.changing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.keys[key]
+	if k.changes--; k.changes == 0 {
+		delete(s.keys, key)
+		if e := k.aside; restore && e != nil && !c.repeats.isPending(key) {
+			c.putBack(key, e)
+		}
+	}
+	s.any.Add(-1)
+}
+
+// putBack keeps what was put aside again, unless something is kept.
+func (c *Client[T]) putBack(key string, e *entry[T]) {
+	l := lease[T]{tags: e.tagging()}
+	again := *e
+	again.meta &^= taggedBit
+	var err error
+	if c.weigh != nil {
+		l.weight, err = c.weigh(key, &again)
+	}
+	if err == nil {
+		_, _ = c.store.fill(context.Background(), key, l, again, 0) // in memory; what has no room is gone, as after an eviction
+	}
+}
+
+// hidden reports whether a lookup finds nothing under key, since its change has declared it. Otherwise it returns what there is
+// to find besides what is kept.
+func (c *Client[T]) hidden(ctx context.Context, key string) (hidden bool, aside *entry[T]) {
+	if ch := changeOf(ctx); ch != nil && ch.has(c.backend, c.cfg.Name, key) {
+		return true, nil
+	}
+	return false, c.changing.aside(key)
+}

@@ -1,0 +1,132 @@
+package cacheaside
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+)
+
+// What stands here answers lookups within a change: they fetch alone, under the context of their caller, and keep nothing.
+
+// inside is a fetch within a change, in the context that it runs under.
+type inside struct {
+	cache  any // the *Client
+	keys   []string
+	parent *inside
+}
+
+type insideContext struct{}
+
+// enter returns the context for a fetch of keys, or [ErrReentrant] if it is called from a fetch of one of them.
+func (c *Client[T]) enter(ctx context.Context, keys ...string) (context.Context, error) {
+	parent, _ := ctx.Value(insideContext{}).(*inside)
+	for in := parent; in != nil; in = in.parent {
+		if in.cache == any(c) && slices.ContainsFunc(keys, func(key string) bool { return slices.Contains(in.keys, key) }) {
+			return nil, ErrReentrant
+		}
+	}
+	return context.WithValue(ctx, insideContext{}, &inside{c, keys, parent}), nil
+}
+
+// fetchInside answers a lookup whose context carries a change.
+func (c *Client[T]) fetchInside(ctx context.Context, q *request[T]) (Result[T], error) {
+	var err error
+	q.found, err = c.find(ctx, q.key, c.store.peek(q.key))
+	c.unreadable(err)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		c.missed()
+		return Result[T]{}, ctx.Err()
+	case err != nil && errors.Is(err, ErrClosed):
+		return Result[T]{}, err
+	case q.found.state == fresh || c.wantsRefresh(&q.found): // what is due for a refresh is refreshed by others
+		return c.hit(q.found)
+	}
+	c.missed()
+	within, err := c.enter(ctx, q.key)
+	if err != nil {
+		return Result[T]{}, err
+	}
+	var value T
+	err = c.callInside(func() (err error) {
+		value, err = q.fetch(within, q.key)
+		return err
+	})
+	if err != nil {
+		return c.insteadOf(err, q.found)
+	}
+	return Result[T]{Value: value, Source: SourceFetched}, nil
+}
+
+// fetchManyInside is fetchInside for the keys of a batch that were not found.
+func (c *Client[T]) fetchManyInside(ctx context.Context, m *many[T], missing []request[T], fetch FetchManyFunc[T]) {
+	if len(missing) == 0 {
+		return
+	}
+	keys := make([]string, len(missing))
+	for i := range missing {
+		keys[i] = missing[i].key
+		c.missed()
+	}
+	var values map[string]T
+	within, err := c.enter(ctx, keys...)
+	if err == nil {
+		err = c.callInside(func() (err error) {
+			values, err = fetch(within, keys)
+			return err
+		})
+	}
+	for i := range missing {
+		value, ok := values[keys[i]]
+		switch {
+		case ok:
+			m.add(keys[i], Result[T]{Value: value}, nil)
+		case err != nil:
+			r, err := c.insteadOf(err, missing[i].found)
+			m.add(keys[i], r, err)
+		default:
+			m.add(keys[i], Result[T]{}, c.gone)
+		}
+	}
+}
+
+// callInside calls the source on the goroutine of the caller: a transaction is best not used by another one, which might go on
+// when the caller has left. A panic is an error, as in any fetch; a Goexit ends the caller.
+func (c *Client[T]) callInside(fetch func() error) (err error) {
+	c.countFetch(false)
+	begun := c.clock.now()
+	returned := false
+	defer func() {
+		if !returned {
+			if r := recover(); r != nil {
+				err = abnormal(r)
+			}
+		}
+		if err != nil && !c.isNotFound(err) {
+			c.stats.fetchErrors.Add(1)
+		}
+		if c.isNotFound(err) && !errors.Is(err, ErrNotFound) {
+			err = &notFoundError{cause: err}
+		}
+		c.observe(Event{Kind: EventFetch, Duration: time.Duration(c.clock.now() - begun), Err: err})
+	}()
+	err = fetch()
+	returned = true
+	return err
+}
+
+// alone is a fetch of one key by a function for several.
+func (c *Client[T]) alone(fetch FetchManyFunc[T]) FetchFunc[T] {
+	return func(ctx context.Context, key string) (value T, err error) {
+		all, err := fetch(ctx, []string{key})
+		value, ok := all[key]
+		switch {
+		case ok:
+			return value, nil
+		case err != nil:
+			return value, err
+		}
+		return value, c.gone
+	}
+}
