@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,6 +59,9 @@ type changeHold struct {
 	key     string
 	unfence func()
 }
+
+// changeTimeout is how long a change may be open unless the configuration says so.
+const changeTimeout = 5 * time.Minute
 
 type changeContext struct{}
 
@@ -242,7 +246,7 @@ func (c *openChange) watchLocked(b *Backend) {
 			})
 		}))
 	}
-	if after := b.cfg.ChangeTimeout; after > 0 {
+	if after := cmp.Or(b.cfg.ChangeTimeout, changeTimeout); after > 0 {
 		c.timers = append(c.timers, time.AfterFunc(after, c.letGo))
 	}
 }

@@ -110,7 +110,7 @@ type Config struct {
 	ErrorCooldown time.Duration `json:"error_cooldown,omitempty" yaml:"error_cooldown"`
 
 	// ChangeTimeout is how long a [Change] may be open. What it has declared is removed then, and may be stored again and served, so
-	// that one that is never ended does not keep keys out of the cache. Negative: forever. Defaults to 5 minutes.
+	// that one that is never ended does not keep keys out of the cache. Negative: forever. Defaults to zero: 5 minutes.
 	ChangeTimeout time.Duration `json:"change_timeout,omitempty" yaml:"change_timeout"`
 
 	// MaxValueBytes bounds a value in Redis, before it is sent and before it is decoded: what the codec
@@ -165,7 +165,6 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.OpTimeout, 500*time.Millisecond)
 	setDefault(&c.LeaseTTL, 2*time.Second)
 	setDefault(&c.LeaseWait, min(c.LeaseTTL, NoExpiry/2)*2)
-	setDefault(&c.ChangeTimeout, 5*time.Minute)
 	setDefault(&c.MaxValueBytes, 16<<20)
 	return c
 }

@@ -1,0 +1,92 @@
+package main
+
+// changeMutants break what is promised of changes: G26 to G28.
+var changeMutants = []mutant{
+	{
+		name:    "changes-are-removed-before-the-commit",
+		promise: "G28",
+		edits: []edit{
+			{"change.go", "\tp, fresh, tags := c.note(b, named)\n", "\tp, fresh, tags := c.note(b, named)\n\t_ = b.removeChanged(ctx, p)\n"},
+			{"change.go", "\tif remove {\n\t\terr = c.removeLocked(ctx)\n\t}\n", ""},
+		},
+		run: "TestConformance/(memory|rueidis)/G2[68]",
+	},
+	{
+		name:    "changes-fences-are-not-raised",
+		promise: "G26",
+		edits:   change("change.go", "unfence, err := m.fenceAllOf(ctx, []string{k.key})", "unfence, err := m.fenceAllOf(ctx, nil)"),
+		run:     "TestConformance/memory/G26",
+	},
+	{
+		name:    "changes-fetches-inside-are-stored",
+		promise: "G27",
+		edits:   change("lookup.go", "\tif changeOf(ctx) != nil {\n\t\treturn c.fetchInside(ctx, &q)\n\t}\n", ""),
+		run:     "TestConformance/memory/G2[67]",
+	},
+	{
+		name:    "changes-batches-inside-are-stored",
+		promise: "G27",
+		edits:   change("batch.go", "\tif changeOf(ctx) != nil {\n\t\tc.fetchManyInside(ctx, m, missing, fetch)\n\t\treturn m.outcome()\n\t}\n", ""),
+		run:     "TestConformance/memory/G27_so_do_batches",
+	},
+	{
+		name:    "changes-collected-fetches-inside-are-shared",
+		promise: "G27",
+		edits:   change("lookup.go", "\tif l.alone != nil && changeOf(ctx) != nil {\n\t\tfetch = l.alone\n\t}\n", ""),
+		run:     "TestConformance/memory/G27_so_do_batches",
+	},
+	{
+		name:    "changes-what-has-changed-is-found-inside",
+		promise: "G27",
+		edits:   change("change_keys.go", "ch != nil && ch.has(c.backend, c.cfg.Name, key)", "ch != nil && false"),
+		run:     "TestConformance/(memory|rueidis|rueidis-aside)/G27_a_lookup_inside",
+	},
+	{
+		name:    "changes-end-is-skipped-when-do-fails",
+		promise: "G28",
+		edits:   change("change_tx.go", "\t\tif failed := change.End(ctx); err == nil && settled {", "\t\tif !settled {\n\t\t\tchange.Discard()\n\t\t}\n\t\tif failed := change.End(ctx); err == nil && settled {"),
+		run:     "TestInTx",
+	},
+	{
+		name:    "changes-end-before-the-commit",
+		promise: "G28",
+		edits:   change("change_tx.go", "\tsettled = true\n\treturn tx.Commit()\n", "\tsettled = true\n\t_ = change.End(ctx)\n\treturn tx.Commit()\n"),
+		run:     "TestInTx",
+	},
+	{
+		name:    "changes-a-removal-that-fails-is-forgotten",
+		promise: "G28",
+		edits:   change("mutate.go", "\t\tc.repeats.add(failed)\n", ""),
+		run:     "TestEndIsTriedAgain|TestMutateLosesNoRemoval",
+	},
+	{
+		name:    "changes-tags-are-not-held",
+		promise: "G26",
+		edits:   change("change.go", "\tif len(tags) > 0 {\n\t\tb.tags.hold(tags)\n\t}\n", ""),
+		run:     "TestConformance/(memory|rueidis)/G26_nor_of_tags",
+	},
+	{
+		name:    "changes-discard-removes",
+		promise: "changes",
+		edits:   change("change.go", "\t\tc.releaseLocked(!remove)\n", "\t\tc.releaseLocked(false)\n"),
+		run:     "TestConformance/memory/changes_Discard",
+	},
+	{
+		name:    "changes-what-was-deleted-meanwhile-comes-back",
+		promise: "changes",
+		edits:   change("cache.go", "\tc.changing.forget(key)\n\terr := c.writeError(c.store.delete(ctx, key))\n", "\terr := c.writeError(c.store.delete(ctx, key))\n"),
+		run:     "TestConformance/memory/changes_Discard",
+	},
+	{
+		name:    "changes-one-left-open-holds-for-ever",
+		promise: "changes",
+		edits:   change("change.go", "\t\tc.timers = append(c.timers, time.AfterFunc(after, c.letGo))\n", ""),
+		run:     "TestConformance/memory/changes_one_that_is_never_ended",
+	},
+	{
+		name:    "changes-a-set-meanwhile-is-kept",
+		promise: "G26",
+		edits:   change("cache.go", "err == nil && c.changing.isHeld(key)", "err == nil && false"),
+		run:     "TestConformance/memory/G26_from_Changed",
+	},
+}
