@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"sync/atomic"
@@ -66,8 +67,16 @@ func (s *changing[T]) forgetAll() {
 
 // holdChanged makes key one that a change holds. Its fence is up.
 func (c *Client[T]) holdChanged(key string) {
-	s := &c.changing
-	s.any.Add(1) // before anything is put aside, so that who misses it there looks here
+	var kept *entry[T]
+	if c.instant {
+		kept = c.store.peek(key)
+	}
+	c.changing.hold(key, kept)
+	c.store.dropNear(key) // without the lock: what comes by the wire asks whether the key is held
+}
+
+func (s *changing[T]) hold(key string, kept *entry[T]) {
+	s.any.Add(1) // before anything is put aside, so that a lookup that misses it there looks here
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.keys == nil {
@@ -79,27 +88,27 @@ func (c *Client[T]) holdChanged(key string) {
 		s.keys[key] = k
 	}
 	k.changes++
-	if c.instant {
-		if e := c.store.peek(key); e != nil {
-			k.aside = e
-		}
-	}
-	c.store.dropNear(key)
+	k.aside = cmp.Or(kept, k.aside)
 }
 
-// releaseChanged ends what holdChanged began, while the fence is up still. With restore, what was put aside is kept again.
-func (c *Client[T]) releaseChanged(key string, restore bool) {
-	s := &c.changing
+// release returns what was put aside, if no change holds the key any more.
+func (s *changing[T]) release(key string) (kept *entry[T]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.keys[key]
 	if k.changes--; k.changes == 0 {
 		delete(s.keys, key)
-		if e := k.aside; restore && e != nil && !c.repeats.isPending(key) {
-			c.putBack(key, e)
-		}
+		kept = k.aside
 	}
-	s.any.Add(-1)
+	return kept
+}
+
+// releaseChanged ends what holdChanged began, while the fence is up still. With restore, what was put aside is kept again.
+func (c *Client[T]) releaseChanged(key string, restore bool) {
+	if e := c.changing.release(key); restore && e != nil && !c.repeats.isPending(key) {
+		c.putBack(key, e)
+	}
+	c.changing.any.Add(-1)
 }
 
 // putBack keeps what was put aside again, unless something is kept.

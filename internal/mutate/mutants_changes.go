@@ -62,7 +62,7 @@ var changeMutants = []mutant{
 	{
 		name:    "changes-tags-are-not-held",
 		promise: "G26",
-		edits:   change("change.go", "\tif len(tags) > 0 {\n\t\tb.tags.hold(tags)\n\t}\n", ""),
+		edits:   change("change.go", "\t\tb.tags.hold(tags)\n", "\t\t_ = tags\n"),
 		run:     "TestConformance/(memory|rueidis)/G26_nor_of_tags",
 	},
 	{
