@@ -289,6 +289,8 @@ func (a *aside[T]) dropNear(key string) {
 	a.forget(key)
 }
 
+func (a *aside[T]) dropKept(key string, _ *entry[T]) { a.dropNear(key) }
+
 func (a *aside[T]) dropAllNear() {
 	for i := range a.shards {
 		s := &a.shards[i]

@@ -147,7 +147,7 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	c.tellEvictions()
 	c.changing.forget(key)
 	switch {
-	case err == nil && c.changing.isHeld(key):
+	case err == nil && c.changing.isClosed(key):
 		return c.remove(ctx, key)
 	case err == nil:
 		c.repeats.settle(key)

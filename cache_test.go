@@ -36,6 +36,7 @@ type rig struct {
 	name   string
 	remote bool // values live outside this process
 	shared bool // several clients can be opened on the same values, as other processes would
+	tells  bool // a write tells others, which takes a round trip
 
 	// start prepares what all cases share; nil: nothing.
 	start func(t *testing.T)

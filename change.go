@@ -37,6 +37,7 @@ type openChange struct {
 	hasTags  atomic.Bool
 	ending   sync.Mutex // held while something is declared or removed; before mu
 	released bool       // its fences are down; guarded by ending
+	lenient  bool       // it is a Mutate's: what other callers Set meanwhile is kept until the end
 
 	mu     sync.RWMutex
 	parts  map[*Backend]*changePart
@@ -159,7 +160,7 @@ func (c *openChange) releaseLocked(restore bool) {
 	c.released = true
 	for b, p := range c.parts {
 		for _, h := range p.holds {
-			h.of.releaseChanged(h.key, restore)
+			h.of.releaseChanged(h.key, !c.lenient, restore)
 			h.unfence()
 		}
 		p.holds = nil
@@ -189,7 +190,7 @@ func (c *openChange) declare(ctx context.Context, b *Backend, named sorted) erro
 		for _, m := range p.caches[k.cache] {
 			unfence, err := m.fenceAllOf(ctx, []string{k.key})
 			errs = append(errs, err)
-			m.holdChanged(k.key)
+			m.holdChanged(k.key, !c.lenient)
 			p.holds = append(p.holds, changeHold{m, k.key, unfence})
 		}
 	}

@@ -1,7 +1,6 @@
 package cacheaside
 
 import (
-	"cmp"
 	"context"
 	"sync"
 	"sync/atomic"
@@ -19,7 +18,9 @@ type changing[T any] struct {
 
 type changingKey[T any] struct {
 	changes int       // that hold it
-	aside   *entry[T] // what was kept; nil if nothing was, or it has been written or removed since
+	strict  int       // of these, those during which no Set of the key is kept
+	touched uint64    // how often it was written or removed since it was held
+	aside   *entry[T] // what was kept; nil if nothing was, or the key has been touched since
 }
 
 // isHeld reports whether a change holds key.
@@ -30,6 +31,17 @@ func (s *changing[T]) isHeld(key string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.keys[key] != nil
+}
+
+// isClosed reports whether a Set of key is not kept.
+func (s *changing[T]) isClosed(key string) bool {
+	if s.any.Load() == 0 {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.keys[key]
+	return k != nil && k.strict > 0
 }
 
 // aside returns what was put aside of key, if anything.
@@ -51,6 +63,7 @@ func (s *changing[T]) forget(key string) {
 	defer s.mu.Unlock()
 	if k := s.keys[key]; k != nil {
 		k.aside = nil
+		k.touched++
 	}
 }
 
@@ -62,21 +75,25 @@ func (s *changing[T]) forgetAll() {
 	defer s.mu.Unlock()
 	for _, k := range s.keys {
 		k.aside = nil
+		k.touched++
 	}
 }
 
-// holdChanged makes key one that a change holds. Its fence is up.
-func (c *Client[T]) holdChanged(key string) {
-	var kept *entry[T]
-	if c.instant {
-		kept = c.store.peek(key)
+// holdChanged makes key one that a change holds. Its fence is up. If it is strict, no Set of key is kept meanwhile.
+func (c *Client[T]) holdChanged(key string, strict bool) {
+	touched := c.changing.hold(key, strict)
+	if !c.instant {
+		c.store.dropNear(key) // without the lock: what comes by the wire asks whether the key is held
+		return
 	}
-	c.changing.hold(key, kept)
-	c.store.dropNear(key) // without the lock: what comes by the wire asks whether the key is held
+	if e := c.store.peek(key); e != nil { // a Set that comes after this look touches the key
+		c.changing.putAside(key, e, touched)
+		c.store.dropKept(key, e)
+	}
 }
 
-func (s *changing[T]) hold(key string, kept *entry[T]) {
-	s.any.Add(1) // before anything is put aside, so that a lookup that misses it there looks here
+func (s *changing[T]) hold(key string, strict bool) (touched uint64) {
+	s.any.Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.keys == nil {
@@ -87,15 +104,28 @@ func (s *changing[T]) hold(key string, kept *entry[T]) {
 		k = new(changingKey[T])
 		s.keys[key] = k
 	}
-	k.changes++
-	k.aside = cmp.Or(kept, k.aside)
+	if k.changes++; strict {
+		k.strict++
+	}
+	return k.touched
+}
+
+func (s *changing[T]) putAside(key string, e *entry[T], touched uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := s.keys[key]; k.touched == touched {
+		k.aside = e
+	}
 }
 
 // release returns what was put aside, if no change holds the key any more.
-func (s *changing[T]) release(key string) (kept *entry[T]) {
+func (s *changing[T]) release(key string, strict bool) (kept *entry[T]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.keys[key]
+	if strict {
+		k.strict--
+	}
 	if k.changes--; k.changes == 0 {
 		delete(s.keys, key)
 		kept = k.aside
@@ -104,8 +134,8 @@ func (s *changing[T]) release(key string) (kept *entry[T]) {
 }
 
 // releaseChanged ends what holdChanged began, while the fence is up still. With restore, what was put aside is kept again.
-func (c *Client[T]) releaseChanged(key string, restore bool) {
-	if e := c.changing.release(key); restore && e != nil && !c.repeats.isPending(key) {
+func (c *Client[T]) releaseChanged(key string, strict, restore bool) {
+	if e := c.changing.release(key, strict); restore && e != nil && !c.repeats.isPending(key) {
 		c.putBack(key, e)
 	}
 	c.changing.any.Add(-1)

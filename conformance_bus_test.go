@@ -21,7 +21,8 @@ func busRig() rig {
 	var cases atomic.Int64
 	var server *redistest.Server
 	return rig{
-		name: "memory-bus",
+		name:  "memory-bus",
+		tells: true,
 		start: func(t *testing.T) {
 			redistest.Require(t)
 			server = redistest.Start(t)

@@ -321,7 +321,9 @@ func checkBadFetchesInside(e *env) {
 	ctx, change := Begin(e.Context())
 	defer change.Discard()
 	var again FetchFunc[string]
-	again = func(ctx context.Context, _ string) (string, error) { return c.GetWithFetch(ctx, key, time.Minute, again) }
+	again = func(ctx context.Context, _ string) (string, error) {
+		return c.GetWithFetch(ctx, key, time.Minute, again)
+	}
 	_, err := c.GetWithFetch(ctx, key, time.Minute, again)
 	require.ErrorIs(e, err, ErrReentrant)
 	_, err = c.GetManyWithFetch(ctx, []string{"a", key}, time.Minute, func(ctx context.Context, _ []string) (map[string]string, error) {

@@ -17,10 +17,10 @@ type sibling interface {
 	invalidate(ctx context.Context, keys []string) error
 	oldestFlight() uint64
 
-	// holdChanged makes key, whose fence is up, one that a change has declared. releaseChanged ends that, and with restore
-	// what this process had kept is there again.
-	holdChanged(key string)
-	releaseChanged(key string, restore bool)
+	// holdChanged makes key, whose fence is up, one that a change has declared; if it is strict, no Set of it is kept meanwhile.
+	// releaseChanged ends that, and with restore what this process had kept is there again.
+	holdChanged(key string, strict bool)
+	releaseChanged(key string, strict, restore bool)
 
 	// dropKeys removes keys from this process, and voids fetches of them; dropAll does so for every key.
 	dropKeys(keys []string)
@@ -117,6 +117,9 @@ func (b *Backend) Mutate(ctx context.Context, refs []Ref, write func(context.Con
 
 func (b *Backend) mutate(ctx context.Context, named sorted, write func(context.Context) error) (err error) {
 	within, change := Begin(ctx)
+	if !change.nested {
+		change.lenient = true
+	}
 	if err := change.declare(within, b, named); err != nil {
 		change.Discard()
 		return err
@@ -227,13 +230,13 @@ func (s *stranger) fenceAllOf(context.Context, []string) (func(), error) { retur
 func (s *stranger) oldestFlight() uint64 { return math.MaxUint64 }
 
 // What follows concerns what this process holds.
-func (s *stranger) holdChanged(string)          {}
-func (s *stranger) releaseChanged(string, bool) {}
-func (s *stranger) dropKeys([]string)           {}
-func (s *stranger) dropAll()                    {}
-func (s *stranger) suspend()                    {}
-func (s *stranger) resume()                     {}
-func (s *stranger) clearLater()                 {}
+func (s *stranger) holdChanged(string, bool)          {}
+func (s *stranger) releaseChanged(string, bool, bool) {}
+func (s *stranger) dropKeys([]string)                 {}
+func (s *stranger) dropAll()                          {}
+func (s *stranger) suspend()                          {}
+func (s *stranger) resume()                           {}
+func (s *stranger) clearLater()                       {}
 
 func (s *stranger) invalidate(ctx context.Context, keys []string) error {
 	failed, err := s.remote.deleteMany(context.WithoutCancel(ctx), keys)

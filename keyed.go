@@ -129,6 +129,22 @@ func (c *KeyedClient[K, T]) Refs(keys ...K) []Ref {
 	return refs
 }
 
+// Changed is [Client.Changed]. A key that its codec cannot write is an error, and declares nothing.
+func (c *KeyedClient[K, T]) Changed(ctx context.Context, keys ...K) error {
+	written := make([]string, len(keys))
+	for i, key := range keys {
+		s, err := c.Key(key)
+		if err != nil {
+			return err
+		}
+		written[i] = s
+	}
+	if c.client == nil {
+		return c.err
+	}
+	return c.client.Changed(ctx, written...)
+}
+
 // InvalidateTags is [Client.InvalidateTags].
 func (c *KeyedClient[K, T]) InvalidateTags(ctx context.Context, tags ...string) error {
 	if c.client == nil {

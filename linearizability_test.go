@@ -32,7 +32,7 @@ func histories(t *testing.T, r rig, body func(e *env, plan *rand.Rand) error) {
 	}
 	count := *historyCount
 	if count == 0 {
-		if count = 2000; r.remote {
+		if count = 2000; r.remote || r.tells {
 			count = 200
 		}
 	}
@@ -59,7 +59,7 @@ func histories(t *testing.T, r rig, body func(e *env, plan *rand.Rand) error) {
 func TestLinearizability(t *testing.T) {
 	for _, r := range rigs {
 		t.Run(r.name, func(t *testing.T) {
-			model := cacheModel(r.name != BackendRueidis, r.remote)
+			model := cacheModel(r.name != BackendRueidis, r.remote || r.tells)
 			histories(t, r, func(e *env, plan *rand.Rand) error {
 				h := newHistory(e)
 				h.play(plan)

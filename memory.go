@@ -104,6 +104,10 @@ func (m *memory[T]) clear(context.Context) error {
 func (m *memory[T]) dropNear(key string) { m.Delete(key) }
 func (m *memory[T]) dropAllNear()        { m.Clear() }
 
+func (m *memory[T]) dropKept(key string, e *entry[T]) {
+	m.DeleteIf(key, func(current *entry[T]) bool { return current == e })
+}
+
 func (m *memory[T]) suspend() {
 	m.shut.Add(1)
 	m.Clear()

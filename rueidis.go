@@ -259,6 +259,8 @@ func (r *remote[T]) deleteBatch(o *op, keys []string) (failed []string, err erro
 
 func (r *remote[T]) dropNear(string) {}
 
+func (r *remote[T]) dropKept(string, *entry[T]) {}
+
 func (r *remote[T]) dropAllNear() {}
 
 func (r *remote[T]) suspend() {}

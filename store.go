@@ -54,7 +54,9 @@ type store[T any] interface {
 
 	// dropNear drops what this process holds of a key, and what is on its way to it. dropAllNear does so for every key.
 	// With suspend nothing comes after it, until resume.
+	// dropKept is dropNear unless what is kept is another entry than this one.
 	dropNear(key string)
+	dropKept(key string, e *entry[T])
 	dropAllNear()
 	suspend()
 	resume()
@@ -138,6 +140,7 @@ func (noop[T]) abandon(context.Context, string, lease[T], outcome, bool) error {
 func (noop[T]) clear(context.Context) error                                    { return nil }
 func (noop[T]) figures() (int, uint64, uint64)                                 { return 0, 0, 0 }
 func (noop[T]) dropNear(string)                                                {}
+func (noop[T]) dropKept(string, *entry[T])                                     {}
 func (noop[T]) dropAllNear()                                                   {}
 func (noop[T]) suspend()                                                       {}
 func (noop[T]) resume()                                                        {}

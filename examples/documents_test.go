@@ -146,6 +146,7 @@ var (
 	org, role  string
 	messages   chan []byte
 	queue      Queue
+	db         *sql.DB
 	repository Repository
 	user       User
 	id         string

@@ -86,7 +86,7 @@ var changeMutants = []mutant{
 	{
 		name:    "changes-a-set-meanwhile-is-kept",
 		promise: "G26",
-		edits:   change("cache.go", "err == nil && c.changing.isHeld(key)", "err == nil && false"),
+		edits:   change("cache.go", "err == nil && c.changing.isClosed(key)", "err == nil && false"),
 		run:     "TestConformance/memory/G26_from_Changed",
 	},
 }
