@@ -38,7 +38,7 @@ func init() {
 }
 
 // ask1 asks once, and returns how often the source was asked.
-func ask1(e *env, ctx context.Context, c *Client[string], key, value string) (got string, fetched bool) { //nolint:revive // the test comes first
+func ask1(e *env, ctx context.Context, c *Client[string], key, value string) (got string, fetched bool) {
 	e.Helper()
 	got, err := c.GetWithFetch(ctx, key, time.Minute, func(context.Context, string) (string, error) {
 		fetched = true
@@ -49,7 +49,7 @@ func ask1(e *env, ctx context.Context, c *Client[string], key, value string) (go
 }
 
 // served requires that key is there with this value, and needs no fetch.
-func served(e *env, ctx context.Context, c *Client[string], key, want string) { //nolint:revive // the test comes first
+func served(e *env, ctx context.Context, c *Client[string], key, want string) {
 	e.Helper()
 	got, fetched := ask1(e, ctx, c, key, "fetched")
 	require.False(e, fetched)
