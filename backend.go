@@ -25,6 +25,7 @@ type Backend struct {
 	local *memoryTags // tags, in this process; nil on Redis
 	bus   *bus        // nil without Config.Bus
 	feeds feeds
+	limit *limit // of fetches; nil without Config.MaxFetches
 
 	invalidatedTags atomic.Uint64
 
@@ -53,6 +54,7 @@ func Connect(ctx context.Context, cfg Config, opts ...Option) (*Backend, error) 
 	}
 	b := &Backend{cfg: cfg, named: named, opts: o, clock: newClock(), watchers: newWatchers("", "", o)}
 	b.caches, b.siblings = make(map[string]interface{ Close() error }), make(map[string][]sibling)
+	b.limit = newLimit(cfg.MaxFetches, cfg.FetchQueue)
 	if err := b.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -282,6 +284,7 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 		release:   func() {},
 	}
 	c.repeats = newRepeats(c)
+	c.unaged = c.enterAges()
 	c.setSure()
 	if err := c.checkJSON(); err != nil {
 		return nil, err

@@ -31,7 +31,7 @@ func (c *Client[T]) GetMany(ctx context.Context, keys []string) (map[string]T, e
 		case q.err != nil && !errors.Is(q.err, ErrInvalidValue):
 			c.missed()
 			m.fail(q.err)
-		case q.found.state == fresh || q.found.state == refreshDue:
+		case (q.found.state == fresh || q.found.state == refreshDue) && !c.refusedByAge(ctx, &q.found):
 			m.addHit(q.key, q.found)
 		default:
 			c.missed()
@@ -79,6 +79,7 @@ func (c *Client[T]) GetManyWithFetch(ctx context.Context, keys []string, ttl tim
 	var missing, due []request[T]
 	for _, q := range c.findMany(ctx, m.keys) {
 		q.ttl = ttl
+		c.setAge(ctx, &q.request)
 		q.failed = q.err != nil && errors.Is(q.err, ErrUnavailable)
 		switch {
 		case q.err != nil && ctx.Err() != nil:
@@ -86,6 +87,8 @@ func (c *Client[T]) GetManyWithFetch(ctx context.Context, keys []string, ttl tim
 			m.fail(ctx.Err())
 		case q.err != nil && errors.Is(q.err, ErrClosed):
 			m.fail(q.err)
+		case q.refuses(&q.found):
+			missing = append(missing, q.request)
 		case c.wantsRefresh(&q.found):
 			if ttl > 0 { // otherwise nothing would be kept of a refresh
 				due = append(due, q.request)

@@ -38,6 +38,9 @@ func (g *flights[T]) joinMany(ctx context.Context, inside *flightContext, qs []r
 	b.context.flights.Store(1) // this call's hold on it, so that it does not end before it has begun
 	defer b.context.done()
 	b.context.keys = new(keySet)
+	if !b.background {
+		b.context.footing.first()
+	}
 	if inside != nil {
 		inside.waits.add(&b.context) // before it begins; the caller takes it back
 	}
@@ -86,11 +89,15 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 		return
 	}
 	defer b.context.giveBack()
+	defer b.context.footing.leaves()
 	if inside != nil {
 		defer inside.leave(&b.context)
 	}
 	c.start(b)
 	for i, j := range all {
+		if j.flight != nil && !j.started {
+			defer j.flight.context.footing.leaves()
+		}
 		if j.flight == nil || j.started {
 			c.missedOnce(&missing[i])
 		} else if !missing[i].again {
@@ -108,10 +115,10 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 		var r Result[T]
 		err := j.err
 		if err != nil {
-			r, err = c.refused(err, missing[i].found)
+			r, err = c.refused(err, *missing[i].fallback())
 		} else {
-			r, err = c.wait(ctx, inside, j.flight, &missing[i].found, soft)
-			if !j.started && j.flight.isOver() && j.flight.mayBeOld(&missing[i]) {
+			r, err = c.wait(ctx, inside, j.flight, missing[i].fallback(), soft)
+			if !j.started && j.flight.isOver() && (j.flight.mayBeOld(&missing[i]) || c.isTooOld(&missing[i], &r)) {
 				again = append(again, missing[i].key)
 				continue
 			}
@@ -130,13 +137,15 @@ func (c *Client[T]) lookOnceMoreMany(ctx context.Context, m *many[T], keys []str
 	var missing []request[T]
 	for _, q := range c.findMany(ctx, keys) {
 		q.again, q.ttl = true, ttl
+		c.setAge(ctx, &q.request)
+		q.anew = q.aged
 		q.failed = q.err != nil && errors.Is(q.err, ErrUnavailable)
 		switch {
 		case q.err != nil && ctx.Err() != nil:
 			m.fail(ctx.Err())
 		case q.err != nil && errors.Is(q.err, ErrClosed):
 			m.fail(q.err)
-		case q.found.state == fresh || q.found.state == refreshDue:
+		case !q.refuses(&q.found) && (q.found.state == fresh || q.found.state == refreshDue):
 			r, err := c.answerAgain(&q.found)
 			m.add(q.key, r, err)
 		default:
@@ -152,7 +161,12 @@ func (c *Client[T]) refreshMany(ctx context.Context, due []request[T], fetch Fet
 		return
 	}
 	b := &batch[T]{fetch: fetch, background: true}
-	_, _ = c.flights.joinMany(ctx, nil, due, b) // no caller waits for its outcome
+	all, _ := c.flights.joinMany(ctx, nil, due, b) // no caller waits for its outcome
+	for _, j := range all {
+		if j.flight != nil && !j.started {
+			j.flight.context.footing.leaves()
+		}
+	}
 	if c.start(b); len(b.flights) == 0 {
 		<-c.refreshes
 	}
@@ -198,6 +212,11 @@ func (c *Client[T]) runMany(b *batch[T]) {
 
 // callMany fetches the keys of flights that are ready, under a context, and settles them.
 func (c *Client[T]) callMany(b *batch[T], under *flightContext, flights []*flight[T]) {
+	p, ok := c.placeOfMany(b, under, flights)
+	if !ok {
+		return
+	}
+	defer c.leavePlace(p, under)
 	fetching := slices.DeleteFunc(flights, func(f *flight[T]) bool { return !f.begins(under) })
 	if len(fetching) == 0 {
 		return
@@ -219,6 +238,7 @@ func (c *Client[T]) callMany(b *batch[T], under *flightContext, flights []*fligh
 		if !returned {
 			values, err = nil, abnormal(recover())
 		}
+		c.leavePlace(p, under)
 		now := c.fetched(call, under, err)
 		begun := c.askedAt()
 		c.sealMany(fetching, values, err)
@@ -364,6 +384,7 @@ func (c *Client[T]) runGroup(b *batch[T], group []*flight[T]) {
 		under.keys.list = append(under.keys.list, f.key)
 	}
 	under.flights.Store(1) // this call's hold on it
+	under.footing.first()
 	defer under.done()
 	b.context.waits.add(under)
 	defer b.context.waits.remove(under)

@@ -43,7 +43,7 @@ func (c *Client[T]) BindMany(ttl time.Duration, fetch FetchManyFunc[T], b Batchi
 		b.MaxWait = min(b.MaxWait, c.cfg.FetchTimeout/2)
 	}
 	collector := &batcher[T]{client: c, fetch: fetch, rules: b}
-	return &Loader[T]{client: c, ttl: ttl, fetch: collector.fetchOne, collects: true, alone: c.alone(fetch)}, nil
+	return &Loader[T]{client: c, ttl: ttl, fetch: collector.fetchOne, collects: true, alone: c.alone(fetch), width: 2 * b.MaxSize}, nil
 }
 
 // batcher collects the fetches of single keys into fetches of several.
@@ -136,7 +136,15 @@ func (b *batcher[T]) close(col *collection[T]) {
 
 // run fetches what col has collected, and tells its members.
 func (b *batcher[T]) run(col *collection[T]) {
-	b.client.countFetch(!slices.ContainsFunc(col.members, func(m *flightContext) bool { return !m.background }))
+	background := !slices.ContainsFunc(col.members, func(m *flightContext) bool { return !m.background })
+	col.context.background = background
+	p, ok := b.client.placeOfCollection(&col.context, col.members)
+	if !ok {
+		col.err = ErrOverloaded
+		close(col.done)
+		return
+	}
+	b.client.countFetch(background)
 	b.client.flights.start(&col.context)
 	if len(b.client.watchers.all) > 0 {
 		col.context.called.Store(b.client.clock.now())
@@ -146,6 +154,7 @@ func (b *batcher[T]) run(col *collection[T]) {
 		if !returned {
 			col.values, col.err = nil, abnormal(recover())
 		}
+		b.client.leavePlace(p, &col.context)
 		col.tell()
 		close(col.done)
 	}()

@@ -73,6 +73,7 @@ type Client[T any] struct {
 
 	closing sync.Once
 	closed  chan struct{}
+	unaged  func() // takes this client off those that MaxAge tells
 	unclaim func() // lets others use the name; see name_claim.go
 	leave   func() // takes this client off its namesakes
 	release func() // gives the name back to the backend, and closes that if this client owns it
@@ -204,8 +205,8 @@ func (c *Client[T]) Delete(ctx context.Context, key string) error {
 
 // remove removes key, whose fence is up.
 func (c *Client[T]) remove(ctx context.Context, key string) error {
-	c.changing.forget(key)
 	err := c.writeError(c.store.delete(ctx, key))
+	c.changing.forget(key) // after that: what has been put aside before it is as old as what was deleted
 	if err == nil {
 		c.repeats.settle(key)
 	}
@@ -223,12 +224,12 @@ func (c *Client[T]) Clear(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.changing.forgetAll()
 	others, err := c.namesakes.beginClear(ctx, c)
 	defer func() { c.namesakes.endClear(c, others) }()
 	if err != nil {
 		return err
 	}
+	defer c.changing.forgetAll()
 	return c.writeError(c.store.clear(ctx))
 }
 
@@ -257,6 +258,7 @@ func (c *Client[T]) Close() error {
 		c.flights.close()
 		c.chores.close(chorePatience)
 		c.store.close()
+		c.unaged()
 		c.unclaim()
 		c.leave()
 		c.release()
@@ -362,7 +364,7 @@ func (c *Client[T]) get(ctx context.Context, key string, kept *entry[T]) (value 
 			err = fmt.Errorf("%w: %w", ErrMiss, err)
 		}
 		return value, err
-	case f.state == absent || f.state == stale:
+	case f.state == absent || f.state == stale || c.refusedByAge(ctx, &f):
 		c.missed()
 		return value, ErrMiss
 	}

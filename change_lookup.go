@@ -14,24 +14,66 @@ type inside struct {
 	cache  any // the *Client
 	keys   []string
 	parent *inside
+	place  *ticket // under Config.MaxFetches; nil if it needs none
 }
 
 type insideContext struct{}
 
 // enter returns the context for a fetch of keys, or [ErrReentrant] if it is called from a fetch of one of them.
-func (c *Client[T]) enter(ctx context.Context, keys ...string) (context.Context, error) {
+func (c *Client[T]) enter(ctx context.Context, keys ...string) (context.Context, *inside, error) {
 	parent, _ := ctx.Value(insideContext{}).(*inside)
 	for in := parent; in != nil; in = in.parent {
 		if in.cache == any(c) && slices.ContainsFunc(keys, func(key string) bool { return slices.Contains(in.keys, key) }) {
-			return nil, ErrReentrant
+			return nil, nil, ErrReentrant
 		}
 	}
-	return context.WithValue(ctx, insideContext{}, &inside{c, keys, parent}), nil
+	in := &inside{cache: c, keys: keys, parent: parent}
+	var err error
+	if in.place, err = c.placeInside(ctx, parent); err != nil {
+		return nil, nil, err
+	}
+	return context.WithValue(ctx, insideContext{}, in), in, nil
+}
+
+// placeInside takes the place of a fetch within a change. One that is asked for by another needs none of its own.
+func (c *Client[T]) placeInside(ctx context.Context, parent *inside) (*ticket, error) {
+	l := c.backend.limit
+	if l == nil {
+		return nil, nil //nolint:nilnil // without a limit there are no places
+	}
+	if outer := flightOf(ctx); outer != nil && outer.footing.stands(l) {
+		return nil, nil //nolint:nilnil // the fetch that it is part of has one
+	}
+	for ; parent != nil; parent = parent.parent {
+		if parent.place != nil && parent.place.of == l {
+			return nil, nil //nolint:nilnil // the same
+		}
+	}
+	if p := l.try(false); p != nil {
+		return p, nil
+	}
+	if l.queue > 0 && !l.isTooLate(ctx) {
+		queued, cancel := context.WithTimeout(ctx, l.queue)
+		defer cancel()
+		begun := time.Now()
+		c.stats.queued.Add(1)
+		p := l.wait(queued)
+		c.observe(Event{Kind: EventQueued, Duration: time.Since(begun)})
+		if p != nil {
+			return p, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	c.tellOverloaded(false)
+	return nil, ErrOverloaded
 }
 
 // fetchInside answers a lookup whose context carries a change.
 func (c *Client[T]) fetchInside(ctx context.Context, q *request[T]) (Result[T], error) {
 	var err error
+	c.setAge(ctx, q)
 	q.found, err = c.find(ctx, q.key, c.store.peek(q.key))
 	c.unreadable(err)
 	switch {
@@ -40,21 +82,26 @@ func (c *Client[T]) fetchInside(ctx context.Context, q *request[T]) (Result[T], 
 		return Result[T]{}, ctx.Err()
 	case err != nil && errors.Is(err, ErrClosed):
 		return Result[T]{}, err
+	case q.refuses(&q.found):
 	case q.found.state == fresh || c.wantsRefresh(&q.found): // what is due for a refresh is refreshed by others
 		return c.hit(q.found)
 	}
 	c.missed()
-	within, err := c.enter(ctx, q.key)
-	if err != nil {
+	within, in, err := c.enter(ctx, q.key)
+	switch {
+	case errors.Is(err, ErrOverloaded):
+		return c.insteadOf(err, *q.fallback())
+	case err != nil:
 		return Result[T]{}, err
 	}
+	defer in.place.giveBack()
 	var value T
 	err = c.callInside(func() (err error) {
 		value, err = q.fetch(within, q.key)
 		return err
 	})
 	if err != nil {
-		return c.insteadOf(err, q.found)
+		return c.insteadOf(err, *q.fallback())
 	}
 	return Result[T]{Value: value, Source: SourceFetched}, nil
 }
@@ -70,8 +117,9 @@ func (c *Client[T]) fetchManyInside(ctx context.Context, m *many[T], missing []r
 		c.missed()
 	}
 	var values map[string]T
-	within, err := c.enter(ctx, keys...)
+	within, in, err := c.enter(ctx, keys...)
 	if err == nil {
+		defer in.place.giveBack()
 		err = c.callInside(func() (err error) {
 			values, err = fetch(within, keys)
 			return err
@@ -83,7 +131,7 @@ func (c *Client[T]) fetchManyInside(ctx context.Context, m *many[T], missing []r
 		case ok:
 			m.add(keys[i], Result[T]{Value: value}, nil)
 		case err != nil:
-			r, err := c.insteadOf(err, missing[i].found)
+			r, err := c.insteadOf(err, *missing[i].fallback())
 			m.add(keys[i], r, err)
 		default:
 			m.add(keys[i], Result[T]{}, c.gone)

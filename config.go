@@ -43,8 +43,8 @@ type Config struct {
 	Name string `json:"name,omitempty" yaml:"name"`
 
 	// Bus is the URL of a Redis by which memory backends of one Prefix tell each other what they have changed
-	// (redis://user:password@host:port/db; [WithBus] takes what a URL cannot say). Values stay in each process. Defaults to
-	// "": each process is on its own.
+	// (redis://user:password@host:port/db; [WithBus] takes what a URL cannot say). Values stay in each process. Other backends do not look
+	// at it. Defaults to "": each process is on its own.
 	Bus string `json:"bus,omitempty" yaml:"bus"`
 
 	// MaxEntries bounds what is kept in this process: entries, or the total weight when the cache has a
@@ -112,6 +112,15 @@ type Config struct {
 	// ChangeTimeout is how long a [Change] may be open. What it has declared is removed then, and may be stored again and served, so
 	// that one that is never ended does not keep keys out of the cache. Negative: forever. Defaults to zero: 5 minutes.
 	ChangeTimeout time.Duration `json:"change_timeout,omitempty" yaml:"change_timeout"`
+
+	// MaxFetches bounds the fetches that run at once, of all caches of a backend in this process; a fetch of several keys
+	// counts once, and one that is asked for by another takes no place of its own. A caller over the limit gets a value
+	// within StaleIfError, if there is one, or waits as long as FetchQueue. Defaults to zero: no bound.
+	MaxFetches int `json:"max_fetches,omitempty" yaml:"max_fetches"`
+
+	// FetchQueue is how long a fetch over MaxFetches waits for a place before its callers get [ErrOverloaded]; they get it at
+	// once if their own deadlines are expected to come first. It is no part of FetchTimeout. Defaults to zero: no wait.
+	FetchQueue time.Duration `json:"fetch_queue,omitempty" yaml:"fetch_queue"`
 
 	// MaxValueBytes bounds a value in Redis, before it is sent and before it is decoded: what the codec
 	// makes of it, without the header before that. Defaults to 16 MiB.
@@ -210,9 +219,6 @@ func (c Config) checkBus() error {
 	if c.Bus == "" {
 		return nil
 	}
-	if c.Backend != BackendMemory && c.Backend != BackendNoop {
-		return fieldError("Bus", quote(redactURL(c.Bus)), "none with the backend "+c.Backend+", whose processes share their values")
-	}
 	if _, err := parseRedisURL(c.Bus); err != nil {
 		return fieldError("Bus", quote(redactURL(c.Bus)), "redis://[user:password@]host:port[/db], rediss:// for TLS, unix:///path")
 	}
@@ -279,6 +285,7 @@ func (c Config) checkNumbers() error {
 		{"StaleFor", c.StaleFor},
 		{"StaleIfError", c.StaleIfError},
 		{"SoftTimeout", c.SoftTimeout},
+		{"FetchQueue", c.FetchQueue},
 	} {
 		if f.value < 0 {
 			return fieldError(f.name, f.value, "zero for the default, or more")
@@ -295,6 +302,12 @@ func (c Config) checkNumbers() error {
 	}
 	if c.MaxValueBytes < 0 {
 		return fieldError("MaxValueBytes", c.MaxValueBytes, "zero for the default, or more")
+	}
+	if c.MaxFetches < 0 {
+		return fieldError("MaxFetches", c.MaxFetches, "zero for no bound, or more")
+	}
+	if c.FetchQueue > 0 && c.MaxFetches == 0 {
+		return fieldError("FetchQueue", c.FetchQueue, "zero without MaxFetches, which it waits for")
 	}
 	if c.Redis.DB < 0 {
 		return fieldError("Redis.DB", c.Redis.DB, "zero or more")

@@ -34,6 +34,7 @@ var full = Config{
 	},
 	Prefix:        "app +&=ü",
 	Name:          "users",
+	Bus:           "redis://user:bus-secret@host:6379/2",
 	MaxEntries:    -1,
 	LocalTTL:      90 * time.Second,
 	ReapInterval:  -time.Second,
@@ -48,6 +49,9 @@ var full = Config{
 	SoftTimeout:   time.Microsecond,
 	Jitter:        0.1,
 	ErrorCooldown: 5 * time.Second,
+	MaxFetches:    50,
+	FetchQueue:    200 * time.Millisecond,
+	ChangeTimeout: time.Minute,
 	MaxValueBytes: 1 << 20,
 }
 
@@ -57,6 +61,7 @@ func withoutSecrets(c Config) Config {
 		c.Redis.Password = redacted
 	}
 	c.Redis.URL = strings.ReplaceAll(c.Redis.URL, "url-secret", redacted)
+	c.Bus = strings.ReplaceAll(c.Bus, "bus-secret", redacted)
 	return c
 }
 
@@ -249,6 +254,9 @@ var badConfigs = []struct {
 	{"memory://?refresh_ahead=80", []string{"RefreshAhead", "80", "from 0 to 1"}},
 	{"memory://?refresh_ahead=NaN", []string{"RefreshAhead", "NaN"}},
 	{"memory://?max_value_bytes=-1", []string{"MaxValueBytes", "-1"}},
+	{"memory://?max_fetches=-1", []string{"MaxFetches", "-1"}},
+	{"memory://?max_fetches=1&fetch_queue=-1s", []string{"FetchQueue", "-1s"}},
+	{"memory://?fetch_queue=1s", []string{"FetchQueue", "1s", "MaxFetches"}},
 	{"memory://?prefix=a:b", []string{"Prefix", `"a:b"`, "no colon"}},
 	{"memory://?name=:", []string{"Name", `":"`, "no colon"}},
 	{"memory://?name=caf%E9", []string{"Name", `"caf\xe9"`, "UTF-8"}}, // no metric could be labelled with it
@@ -407,6 +415,7 @@ const written = `{
 	"prefix": "app +&=ü", "name": "users", "max_entries": -1, "local_ttl": "1m30s", "reap_interval": "-1s",
 	"fetch_timeout": "-1ns", "op_timeout": "1s", "lease_ttl": "3s", "lease_wait": "7s", "negative_ttl": "1ms", "stale_for": "1h",
 	"stale_if_error": "24h", "refresh_ahead": 0.8, "soft_timeout": "1us", "jitter": 0.1, "error_cooldown": "5s",
+	"bus": "redis://user:bus-secret@host:6379/2", "change_timeout": "1m", "max_fetches": 50, "fetch_queue": "200ms",
 	"max_value_bytes": 1048576
 }`
 

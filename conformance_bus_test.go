@@ -230,7 +230,6 @@ func TestABusThatIsDown(t *testing.T) {
 func TestBadBuses(t *testing.T) {
 	t.Parallel()
 	for _, cfg := range []Config{
-		{Backend: BackendRueidis, Bus: "redis://localhost"},
 		{Bus: "http://localhost"},
 		{Bus: "redis://user:secret@local host"},
 	} {

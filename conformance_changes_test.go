@@ -25,6 +25,7 @@ func init() {
 		promise{"G27", "a Set inside keeps nothing, and a Delete inside is not undone", nil, checkWritesInside},
 		promise{"G27", "what is due for a refresh is not refreshed inside", nil, checkNoRefreshInside},
 		promise{"G27", "a fetch inside that asks for its own key, or panics, is an error", nil, checkBadFetchesInside},
+		promise{"G32", "fetches inside changes take a place too, and those that they ask for take none", nil, checkLimitInside},
 		promise{"G28", "End removes keys and tags, also under a context that has ended, and a second End is nil", nil, checkEndRemoves},
 		promise{"G28", "End removes in every process", remote, checkEndRemovesEverywhere},
 		promise{"G28", "what other callers fetched during the change is not served after it", nil, checkNothingFromBefore},
@@ -336,6 +337,30 @@ func checkBadFetchesInside(e *env) {
 	require.ErrorAs(e, err, &panicked)
 	_, err = c.GetWithFetch(ctx, key, time.Minute, nil)
 	require.ErrorIs(e, err, ErrInvalidValue)
+}
+
+func checkLimitInside(e *env) {
+	c := open[string](e, func(cfg *Config) { cfg.MaxFetches = 1 })
+	ctx, change := Begin(e.Context())
+	defer change.Discard()
+	v, err := c.GetWithFetch(ctx, "outer", time.Minute, func(ctx context.Context, _ string) (string, error) {
+		_, err := c.GetWithFetch(e.Context(), "outside", time.Minute, serve("v").fetch)
+		require.ErrorIs(e, err, ErrOverloaded)
+		_, err = c.GetManyWithFetch(ctx, []string{"a", "b"}, time.Minute, func(context.Context, []string) (map[string]string, error) {
+			return map[string]string{"a": "v"}, nil
+		})
+		require.NoError(e, err)
+		return c.GetWithFetch(ctx, "inner", time.Minute, serve("v").fetch)
+	})
+	require.NoError(e, err)
+	require.Equal(e, "v", v)
+	_, err = c.GetWithFetch(e.Context(), "outside", time.Minute, func(context.Context, string) (string, error) {
+		_, err := c.GetWithFetch(ctx, "another", time.Minute, serve("v").fetch)
+		return "v", err
+	})
+	require.ErrorIs(e, err, ErrOverloaded, "the change is another's")
+	_, err = c.GetWithFetch(e.Context(), "outside", time.Minute, serve("v").fetch)
+	require.NoError(e, err, "the place is free")
 }
 
 func checkEndRemoves(e *env) {

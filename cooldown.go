@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -117,7 +118,7 @@ func (g *flights[T]) isSpared(f found[T]) bool { return g.spares == nil || g.spa
 // says nothing about the next one, since it has ended by its time; nor does one whose key was written
 // meanwhile.
 func (g *flights[T]) noteFailure(f *flight[T], err error) {
-	if g.cooldown <= 0 || !f.spared {
+	if g.cooldown <= 0 || !f.spared || errors.Is(err, ErrOverloaded) {
 		return
 	}
 	s := f.shard

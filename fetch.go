@@ -54,6 +54,11 @@ func (c *Client[T]) run(f *flight[T]) {
 	if f.context == &f.own && f.found.entry != nil {
 		f.context.previous = f.found.entry
 	}
+	p, ok := c.placeOf(f)
+	if !ok {
+		return
+	}
+	defer c.leavePlace(p, f.context)
 	if !f.begins(f.context) {
 		return
 	}
@@ -74,6 +79,7 @@ func (c *Client[T]) run(f *flight[T]) {
 		if !returned {
 			err = abnormal(recover())
 		}
+		c.leavePlace(p, f.context)
 		c.settle(f, value, err, c.fetched(call, f.context, err))
 	}()
 	value, err = f.fetch(ctx, f.key)
@@ -99,7 +105,7 @@ func (c *Client[T]) lookAgain(ctx context.Context, f *flight[T]) bool {
 
 // endWith ends f with the entry that was found, if that needs no fetch, and reports whether it does not.
 func (c *Client[T]) endWith(f *flight[T]) bool {
-	if f.found.state != fresh {
+	if f.found.state != fresh || f.refuses(&f.found) {
 		return false
 	}
 	r := Result[T]{Source: SourceHit, Age: f.found.entry.age(f.found.now)}
@@ -142,7 +148,7 @@ func (c *Client[T]) prepare(f *flight[T], wait bool) readiness {
 	if c.instant || f.failed || f.ttl <= 0 {
 		return ready
 	}
-	r := c.lease(ctx, f, wait)
+	r := c.lease(f.renewing(ctx), f, wait)
 	if r == ready && f.isVoid() {
 		c.letGo(f)
 	}
@@ -217,7 +223,7 @@ func outcomeAtEnd(err error) outcome {
 	switch {
 	case err == nil || errors.Is(err, ErrClosed) && !isPanic(err):
 		return noOutcome
-	case errors.Is(err, ErrFetchTimeout):
+	case errors.Is(err, ErrFetchTimeout), errors.Is(err, ErrOverloaded):
 		return notStored
 	}
 	return failed

@@ -42,6 +42,8 @@ type flightContext struct {
 	called atomic.Int64 // of a fetch that several are part of: when the source was called; 0 before
 	told   atomic.Bool  // the same: its end has been told
 
+	footing *footing // under Config.MaxFetches; nil where no backend has a limit
+
 	waits waits // for the fetches that callers inside this one wait for
 
 	mu    sync.Mutex

@@ -68,6 +68,7 @@ func (f *flightContext) awaits(g *flightContext) error {
 		f.leave(g)
 		return ErrReentrant
 	}
+	f.lend(g)
 	return nil
 }
 

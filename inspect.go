@@ -66,7 +66,7 @@ func (c *Client[T]) SampleKeys(ctx context.Context, while time.Duration, most in
 // setSure sets what surelyFresh takes off a deadline: the window, or so much that it is never sure, when
 // an observer wants to know of every hit, so that all take the long way, or when the cache has been closed.
 func (c *Client[T]) setSure() {
-	if len(c.watchers.hits) > 0 || c.sampler.Load() != nil {
+	if len(c.watchers.hits) > 0 || c.sampler.Load() != nil || ages.used.Load() {
 		c.sure.Store(never)
 		return
 	}

@@ -1,8 +1,10 @@
 package cacheaside
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"iter"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -97,6 +99,15 @@ func (c *KeyedClient[K, T]) Lookup(ctx context.Context, key K, ttl time.Duration
 		return Result[T]{}, err
 	}
 	return c.client.Lookup(ctx, s, ttl, c.fetchOne(fetch))
+}
+
+// Refresh is [Client.Refresh].
+func (c *KeyedClient[K, T]) Refresh(ctx context.Context, key K, ttl time.Duration, fetch KeyedFetchFunc[K, T]) (value T, err error) {
+	s, err := c.Key(key)
+	if err != nil {
+		return value, err
+	}
+	return c.client.Refresh(ctx, s, ttl, c.fetchOne(fetch))
 }
 
 // Set is [Client.Set].
@@ -215,6 +226,26 @@ func (l *KeyedLoader[K, T]) Get(ctx context.Context, key K) (value T, err error)
 		return value, err
 	}
 	return l.loader.Get(ctx, s)
+}
+
+// Warm is [Loader.Warm]. It ends at the first key that its codec cannot write, and returns that error.
+func (l *KeyedLoader[K, T]) Warm(ctx context.Context, keys iter.Seq[K]) error {
+	switch {
+	case l.keyed.err != nil:
+		return l.keyed.err
+	case keys == nil:
+		return nilArgument("keys", "a sequence")
+	}
+	var bad error
+	err := l.loader.Warm(ctx, func(yield func(string) bool) {
+		for key := range keys {
+			var s string
+			if s, bad = l.keyed.Key(key); bad != nil || !yield(s) {
+				return
+			}
+		}
+	})
+	return cmp.Or(bad, err)
 }
 
 // fetchOne returns fetch for keys that are strings. They come from Key, so Parse has read them before.

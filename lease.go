@@ -116,6 +116,7 @@ func (a *aside[T]) contend(ctx context.Context, key string, known *sight) (held 
 	case !readable:
 		held, err = a.seize(ctx, key, identity(data), len(data))
 		return held, nil, err
+	case isUnwanted(ctx, a.clock, e): // it is replaced in place
 	case !a.isStale(e):
 		return held, e, nil
 	case !a.keepsStale: // its time is over by our clock, and not yet by that of Redis

@@ -50,6 +50,7 @@ type Loader[T any] struct {
 	ttl      time.Duration
 	fetch    FetchFunc[T]
 	collects bool // fetch is that of a batcher, which counts the calls of the source
+	width    int  // how many keys Warm fetches at once
 
 	alone FetchFunc[T] // in the place of fetch within a change; nil: fetch
 }
@@ -57,7 +58,7 @@ type Loader[T any] struct {
 // Bind returns a Loader that gets keys as GetWithFetch(ctx, key, ttl, fetch) does. A hit through it
 // allocates nothing, whatever fetch captures, since fetch is made once.
 func (c *Client[T]) Bind(ttl time.Duration, fetch FetchFunc[T]) *Loader[T] {
-	return &Loader[T]{client: c, ttl: ttl, fetch: fetch}
+	return &Loader[T]{client: c, ttl: ttl, fetch: fetch, width: warmWidth}
 }
 
 // Get is [Client.GetWithFetch] with the ttl and the fetch that l was bound to.
@@ -88,6 +89,11 @@ type request[T any] struct {
 
 	collects bool // fetch waits for one of several keys, which counts as the call of the source
 
+	aged      bool  // nothing counts that was fetched before notBefore
+	notBefore int64 // on the clock
+	anew      bool  // nothing that is kept counts
+	outdated  bool  // the flight that it joined began before notBefore
+
 	late   bool     // the flight that it joined has sealed its result
 	again  bool     // a flight that it joined has ended with what it may not have: it is counted already
 	found  found[T] // by the caller's look-up: a stale entry, or nothing
@@ -112,6 +118,7 @@ func (c *Client[T]) getOrFetch(ctx context.Context, q request[T]) (Result[T], er
 	}
 	q.shard = c.flights.shard(q.key)
 	q.ended = q.shard.ended.Load()
+	c.setAge(ctx, &q)
 	begun := c.askedAt()
 	var err error
 	q.found, err = c.find(ctx, q.key, c.store.peek(q.key)) // again, since what a fast path saw is from before ended
@@ -123,6 +130,7 @@ func (c *Client[T]) getOrFetch(ctx context.Context, q request[T]) (Result[T], er
 		return Result[T]{}, ctx.Err()
 	case err != nil && errors.Is(err, ErrClosed):
 		return Result[T]{}, err
+	case q.refuses(f):
 	case c.wantsRefresh(f):
 		if q.ttl > 0 { // otherwise nothing would be kept of it, and no caller waits for it
 			c.refresh(ctx, &q)
@@ -151,12 +159,17 @@ func (c *Client[T]) askedAt() (t time.Time) {
 
 // fetchOrJoin waits for the flight of the key, having started it if there was none.
 func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], error) {
-	inside := flightOf(ctx)
+	inside, was := flightOf(ctx), q.fallback()
+	if err := c.refusedPlace(ctx, inside, q); err != nil {
+		c.missedOnce(q)
+		return c.insteadOf(err, *was)
+	}
 	f, started, err := c.flights.join(ctx, inside, q, false)
 	if err != nil {
 		c.missedOnce(q)
-		return c.refused(err, q.found)
+		return c.refused(err, *was)
 	}
+	defer f.context.footing.leaves()
 	if started {
 		defer f.context.giveBack()
 		if inside != nil {
@@ -167,13 +180,13 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], 
 		defer c.joined(ctx, f)()
 	}
 	var soft <-chan struct{}
-	if c.mayOutlive(&q.found) {
+	if c.mayOutlive(was) {
 		var stop func() bool
 		soft, stop = c.softTimeout()
 		defer stop()
 	}
-	r, err := c.wait(ctx, inside, f, &q.found, soft)
-	if !started && f.isOver() && f.mayBeOld(q) {
+	r, err := c.wait(ctx, inside, f, was, soft)
+	if !started && f.isOver() && (f.mayBeOld(q) || c.isTooOld(q, &r)) {
 		return c.lookOnceMore(ctx, q)
 	}
 	if err == nil && !started && r.Source == SourceFetched {
@@ -192,7 +205,8 @@ func (c *Client[T]) missedOnce(q *request[T]) {
 // lookOnceMore answers a look-up that has joined a flight whose result may be from before an invalidation that had ended
 // when it came. It does so once: what is found from here on has been fetched since.
 func (c *Client[T]) lookOnceMore(ctx context.Context, q *request[T]) (Result[T], error) {
-	q.again, q.late = true, false
+	q.anew = q.anew || q.outdated // what the older flight has stored is no younger than that
+	q.again, q.late, q.outdated = true, false, false
 	c.stats.lookedAgain.Add(1)
 	q.ended = q.shard.ended.Load()
 	kept := c.store.peek(q.key)
@@ -203,7 +217,7 @@ func (c *Client[T]) lookOnceMore(ctx context.Context, q *request[T]) (Result[T],
 		}
 		q.failed = errors.Is(err, ErrUnavailable)
 	}
-	if q.found = now; now.state == fresh || now.state == refreshDue {
+	if q.found = now; !q.refuses(&now) && (now.state == fresh || now.state == refreshDue) {
 		return c.answerAgain(&now)
 	}
 	return c.fetchOrJoin(ctx, q)
@@ -238,6 +252,7 @@ func (c *Client[T]) insteadOf(err error, was found[T]) (Result[T], error) {
 	if was.now >= was.entry.freshUntil(c.window)+int64(c.cfg.StaleIfError) {
 		return Result[T]{}, err
 	}
+	c.insteadOfPlace(err)
 	return c.outlived(was)
 }
 
@@ -321,8 +336,13 @@ func (c *Client[T]) refresh(ctx context.Context, q *request[T]) {
 		return
 	}
 	// The refresh is nobody's wait: it does not count as part of a fetch that its caller may be.
-	if _, started, _ := c.flights.join(ctx, nil, q, true); !started {
-		<-c.refreshes
+	f, started, _ := c.flights.join(ctx, nil, q, true)
+	if started {
+		return
+	}
+	<-c.refreshes
+	if f != nil {
+		f.context.footing.leaves()
 	}
 }
 

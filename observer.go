@@ -65,12 +65,14 @@ const (
 	EventBackendUp                               // the backend answers again, and each of its nodes
 	EventFeedLost                                // a feed of the backend may have missed changes: nothing is kept until it is alive; Err
 	EventFeedAlive                               // a feed of the backend that was lost is alive again
+	EventQueued                                  // a fetch has waited for a place under MaxFetches, and has one or not; Duration
+	EventOverloaded                              // a fetch found no place under MaxFetches; Background, Err
 )
 
 var eventNames = [...]string{
 	"none", "hit", "near hit", "negative", "stale", "miss", "joined", "fetch", "discarded", "unreadable", "unstorable",
 	"evicted", "voided", "invalidated", "backend error", "write failed", "invalidation failed", "invalidation lost",
-	"backend down", "backend up", "feed lost", "feed alive",
+	"backend down", "backend up", "feed lost", "feed alive", "queued", "overloaded",
 }
 
 // String returns the event's name in words.

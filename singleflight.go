@@ -83,6 +83,7 @@ type flight[T any] struct {
 
 	under      *flightContext            // what its fetch runs under: context, but for a batch that had to wait
 	background bool                      // nobody waits for it
+	born       int64                     // on the clock; its fetch begins later
 	spared     bool                      // that it fails is remembered
 	call       atomic.Pointer[fetchCall] // of the source, once it is made; nil if nobody observes
 	lease      *lease[T]                 // the right to fill the key, where that is more than to be its flight
@@ -165,6 +166,9 @@ func (g *flights[T]) startUnlessUnderWay(values lent, inside *flightContext, q *
 	g.open(values, f.context, inside)
 	f.context.key, f.context.background = q.key, background
 	f.context.flights.Store(1)
+	if !background {
+		f.context.footing.first()
+	}
 	g.addLocked(s, f)
 	if inside != nil {
 		inside.waits.add(f.context) // before it begins; the caller takes it back
@@ -179,8 +183,8 @@ func (g *flights[T]) joinLocked(q *request[T]) (*flight[T], error) {
 	if s.closed {
 		return nil, ErrClosed
 	}
-	if f := s.joinable[q.key]; f != nil {
-		q.late = f.sealed
+	if f := s.joinable[q.key]; f != nil && f.context.footing.attend() {
+		q.late, q.outdated = f.sealed, q.aged && f.born < q.notBefore
 		if f.ttl <= 0 && f.joinedTTL <= 0 {
 			f.joinedTTL = q.ttl
 		}
@@ -193,6 +197,9 @@ func (g *flights[T]) joinLocked(q *request[T]) (*flight[T], error) {
 func (g *flights[T]) open(l lent, c, parent *flightContext) {
 	c.lent, c.owner, c.parent = l, g, parent
 	c.ttl.Store(ttlUnset)
+	if limitsMade.Load() {
+		c.footing = new(footing)
+	}
 	if g.traced {
 		c.trace = &flightTrace{starter: l.starter}
 	}
@@ -207,7 +214,7 @@ func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
 	s.active.Add(1)
 	s.joinable[f.key] = f
 	s.most = max(s.most, len(s.joinable))
-	f.deadline = f.context.deadline
+	f.deadline, f.born = f.context.deadline, g.clock.now()
 	s.linkLocked(f)
 	if g.timeout > 0 && !s.timing {
 		g.setTimerLocked(s, g.timeout)

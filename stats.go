@@ -24,6 +24,9 @@ type Stats struct {
 	FetchErrors      uint64 // those of Fetches that failed, by an error, a panic or their time; "not found" is no failure
 	Refreshes        uint64 // those of Fetches that were begun in the background
 	RefreshesRefused uint64 // refreshes left out because too many were under way
+	Queued           uint64 // fetches that waited for a place under MaxFetches
+	Overloaded       uint64 // fetches that found no place, those in the background among them: ErrOverloaded, or a stale value
+	StaleInstead     uint64 // those of StaleHits that were given out because a fetch found no place
 	Discarded        uint64 // fetched values not stored because of a Delete or Set, or an invalidated tag, meanwhile
 	Unreadable       uint64 // look-ups that found stored bytes which cannot be read: another type's, or of a type that encodes and does not decode
 	Unstorable       uint64 // fetched values not stored because they could not be encoded or were too large, and near copies that could not be weighed
@@ -57,6 +60,7 @@ type counters struct {
 	refreshesRefused, discarded, unstorable atomic.Uint64
 	unreadable, voided, lookedAgain         atomic.Uint64
 	backendErrors, writeErrors              atomic.Uint64
+	queued, overloaded, staleInstead        atomic.Uint64
 	invalidations                           atomic.Uint64
 }
 
@@ -75,6 +79,9 @@ func (c *counters) snapshot() Stats {
 		FetchErrors:      c.fetchErrors.Load(),
 		Refreshes:        c.refreshes.Load(),
 		RefreshesRefused: c.refreshesRefused.Load(),
+		Queued:           c.queued.Load(),
+		Overloaded:       c.overloaded.Load(),
+		StaleInstead:     c.staleInstead.Load(),
 		Discarded:        c.discarded.Load(),
 		Unreadable:       c.unreadable.Load(),
 		Voided:           c.voided.Load(),

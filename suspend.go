@@ -8,8 +8,8 @@ import "context"
 func (c *Client[T]) dropKeys(keys []string) {
 	for _, key := range keys {
 		w, _ := c.fence(context.Background(), key, false) // the context does not end, so there is no error
-		c.changing.forget(key)
 		c.store.dropNear(key)
+		c.changing.forget(key)
 		c.unfence(key, w)
 	}
 }
@@ -17,8 +17,8 @@ func (c *Client[T]) dropKeys(keys []string) {
 // dropAll is dropKeys for every key.
 func (c *Client[T]) dropAll() {
 	_ = c.flights.fenceAll(context.Background()) // nil: the context does not end
-	c.changing.forgetAll()
 	c.store.dropAllNear()
+	c.changing.forgetAll()
 	c.flights.unfenceAll()
 }
 

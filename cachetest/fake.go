@@ -36,7 +36,7 @@ var _ cacheaside.Cache[struct{}] = (*Fake[struct{}])(nil)
 
 // Call is one call of a Fake.
 type Call struct {
-	Method string // "Get", "Set", "Delete", "GetWithFetch", "InvalidateTags" or "Health"
+	Method string // "Get", "Set", "Delete", "GetWithFetch", "Refresh", "InvalidateTags" or "Health"
 	Key    string // a tag for InvalidateTags, of which there is one Call for each; "" for Health
 }
 
@@ -135,6 +135,15 @@ func (f *Fake[T]) GetWithFetch(ctx context.Context, key string, ttl time.Duratio
 		return value, err
 	}
 	return c.GetWithFetch(ctx, key, ttl, fetch)
+}
+
+// Refresh is [cacheaside.Client.Refresh].
+func (f *Fake[T]) Refresh(ctx context.Context, key string, ttl time.Duration, fetch cacheaside.FetchFunc[T]) (value T, err error) {
+	c, _, err := f.begin(ctx, "Refresh", key)
+	if err != nil {
+		return value, err
+	}
+	return c.Refresh(ctx, key, ttl, fetch)
 }
 
 // InvalidateTags is [cacheaside.Client.InvalidateTags].

@@ -57,6 +57,18 @@ var counters = []counter{
 		func(f *figures) uint64 { return f.RefreshesRefused },
 	},
 	{
+		"cacheaside.queued_fetches", "{fetch}", "Fetches that waited for a place under MaxFetches.",
+		func(f *figures) uint64 { return f.Queued },
+	},
+	{
+		"cacheaside.overloaded_fetches", "{fetch}", "Fetches that found no place under MaxFetches.",
+		func(f *figures) uint64 { return f.Overloaded },
+	},
+	{
+		"cacheaside.stale_instead_hits", "{lookup}", "Look-ups that were answered past the ttl because a fetch found no place.",
+		func(f *figures) uint64 { return f.StaleInstead },
+	},
+	{
 		"cacheaside.observer_panics", "{panic}", "Panics of observers and of the log's handler, which were contained.",
 		func(f *figures) uint64 { return f.ObserverPanics },
 	},

@@ -74,7 +74,7 @@ var changeMutants = []mutant{
 	{
 		name:    "changes-what-was-deleted-meanwhile-comes-back",
 		promise: "changes",
-		edits:   change("cache.go", "\tc.changing.forget(key)\n\terr := c.writeError(c.store.delete(ctx, key))\n", "\terr := c.writeError(c.store.delete(ctx, key))\n"),
+		edits:   change("cache.go", "\terr := c.writeError(c.store.delete(ctx, key))\n\tc.changing.forget(key) // after that: what has been put aside before it is as old as what was deleted\n", "\terr := c.writeError(c.store.delete(ctx, key))\n"),
 		run:     "TestConformance/memory/changes_Discard",
 	},
 	{

@@ -71,7 +71,7 @@ var flightMutants = []mutant{
 	{
 		name:    "nobody-joins",
 		promise: "G5",
-		edits:   change("singleflight.go", "if f := s.joinable[q.key]; f != nil {", "if f := s.joinable[q.key]; f != nil && false {"),
+		edits:   change("singleflight.go", "if f := s.joinable[q.key]; f != nil && f.context.footing.attend() {", "if f := s.joinable[q.key]; f != nil && false {"),
 		run:     "TestConformance/memory/G5_",
 	},
 	{

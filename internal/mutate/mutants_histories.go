@@ -30,7 +30,7 @@ var historyMutants = []mutant{
 	{
 		name:    "histories-of-two-fetches-at-a-time",
 		promise: "G5",
-		edits:   change("singleflight.go", "if f := s.joinable[q.key]; f != nil {", "if f := s.joinable[q.key]; f != nil && false {"),
+		edits:   change("singleflight.go", "if f := s.joinable[q.key]; f != nil && f.context.footing.attend() {", "if f := s.joinable[q.key]; f != nil && false {"),
 		run:     "TestLinearizability/memory",
 	},
 	{

@@ -103,7 +103,7 @@ var policyMutants = []mutant{
 	{
 		name:    "failures-of-callers-without-a-value-are-remembered",
 		promise: "ErrorCooldown",
-		edits:   change("cooldown.go", "if g.cooldown <= 0 || !f.spared {", "if g.cooldown <= 0 {"),
+		edits:   change("cooldown.go", "!f.spared || errors.Is", "errors.Is"),
 		run:     "TestConformance/memory/ErrorCooldown_is_none_by_default",
 	},
 	{
