@@ -80,13 +80,13 @@ var (
 // tellScript: KEYS the count; ARGV an epoch for a count that is missing, or "" to change nothing, the channel, and what is
 // told. Returns the message's place.
 var tellScript = script{text: `
-if ARGV[1] == '' then return '' end
+if ARGV[1] == '' then return 0 end
 local held = redis.pcall('GET', KEYS[1])
 local epoch, last = string.match(type(held) == 'string' and held or '', '^(%w+):(%d+)$')
 local at = (epoch or ARGV[1]) .. ':' .. string.format('%.0f', tonumber(last or '0') + 1)
 redis.call('SET', KEYS[1], at)
 redis.call('PUBLISH', ARGV[2], at .. ' ' .. ARGV[3])
-return at`, sha: "b752b8b6e6db435a63d7521d9ccce30802338024", idle: []string{""}}
+return at`, sha: "4e69acadb8054e1a69317020aa246640f5320bc5", idle: []string{""}}
 
 func newBus(n *conn, prefix string) *bus {
 	return &bus{conn: n, channel: prefix + "::{" + prefix + "}:bus", own: rand.Text(), moved: make(chan struct{})}
@@ -206,12 +206,13 @@ func (b *bus) Run(ctx context.Context, sink Sink) error {
 // look asks for the count, and is alive when all has come that was counted then. That Redis does not answer is no reason to
 // end: until it does the bus is not alive.
 func (b *bus) look(ctx context.Context, to busSink) error {
-	asked := time.Now()
+	asked, before := time.Now(), b.place()
 	at, err := b.count(ctx)
 	if err != nil {
 		return nil //nolint:nilerr // see above
 	}
-	if at == (busPlace{}) && b.restart() {
+	if at == (busPlace{}) && before != at { // there was a count before it was asked for
+		b.restart()
 		to.Lost(errBusForgot)
 	}
 	if !b.await(ctx, at) {
@@ -340,11 +341,9 @@ func (b *bus) await(ctx context.Context, at busPlace) bool {
 	}
 }
 
-// restart reports whether there was a count before, and expects a new one.
-func (b *bus) restart() bool {
+// restart expects a new count.
+func (b *bus) restart() {
 	b.taking.Lock()
 	defer b.taking.Unlock()
-	was := b.place()
 	b.move(busPlace{})
-	return was != busPlace{}
 }

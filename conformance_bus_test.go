@@ -131,6 +131,20 @@ func TestABusTellsTheOtherProcesses(t *testing.T) {
 	require.Zero(t, other.Stats().FeedGaps)
 }
 
+// What a program stores as soon as the cache is open is kept.
+func TestABusKeepsWhatIsSetAtOnce(t *testing.T) {
+	t.Parallel()
+	cfg, _ := busConfig(t)
+	for range 200 {
+		c, err := Open[string](t.Context(), cfg)
+		require.NoError(t, err)
+		require.NoError(t, c.Set(t.Context(), key, "v", time.Minute))
+		_, err = c.Get(t.Context(), key)
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+	}
+}
+
 func TestABusVoidsFetches(t *testing.T) {
 	t.Parallel()
 	cfg, _ := busConfig(t)

@@ -90,11 +90,14 @@ func (s *feedSource) revive(left time.Duration) bool {
 	if s.state = feedAlive; was == feedAlive {
 		return false
 	}
-	if s.why = nil; was == feedBegins {
-		close(s.begun)
+	s.why = nil
+	if was == feedBegins {
 		s.of.feeds.suspend(s.of)
 	}
 	s.of.feeds.resume(s.of)
+	if was == feedBegins {
+		close(s.begun) // what is stored from here on is kept
+	}
 	return was == feedLost
 }
 

@@ -35,7 +35,7 @@ var feedMutants = []mutant{
 	{
 		name:    "feeds-what-is-from-before-the-first-alive-counts",
 		promise: "G31",
-		edits:   change("feed_source.go", "\t\tclose(s.begun)\n\t\ts.of.feeds.suspend(s.of)\n\t}\n\ts.of.feeds.resume(s.of)\n", "\t\tclose(s.begun)\n\t\treturn false\n\t}\n\ts.of.feeds.resume(s.of)\n"),
+		edits:   change("feed_source.go", "\tif was == feedBegins {\n\t\ts.of.feeds.suspend(s.of)\n\t}\n\ts.of.feeds.resume(s.of)\n", "\tif was != feedBegins {\n\t\ts.of.feeds.resume(s.of)\n\t}\n"),
 		run:     "TestConformance/memory/G31_what_was_kept_before",
 	},
 	{
@@ -78,7 +78,7 @@ var busMutants = []mutant{
 	{
 		name:    "bus-a-lost-count-is-not-noticed",
 		promise: "bus",
-		edits:   change("bus.go", "\tif at == (busPlace{}) && b.restart() {\n\t\tto.Lost(errBusForgot)\n\t}\n", ""),
+		edits:   change("bus.go", "\t\tb.restart()\n\t\tto.Lost(errBusForgot)\n", ""),
 		run:     "TestABusNoticesWhatItMisses/a_flush",
 	},
 	{
