@@ -75,12 +75,15 @@ var openChanges atomic.Int64
 //
 // If ctx carries an open change already, the new one is part of it: its End removes what has been declared so far, and
 // the first change's End does so again and lets the keys be stored.
-func Begin(ctx context.Context) (context.Context, *Change) {
+func Begin(ctx context.Context) (context.Context, *Change) { return begin(ctx, 1) }
+
+// begin is Begin for a caller that many calls up.
+func begin(ctx context.Context, up int) (context.Context, *Change) {
 	if c := changeOf(ctx); c != nil {
 		return ctx, &Change{openChange: c, nested: true}
 	}
 	c := &openChange{parts: make(map[*Backend]*changePart)}
-	if _, file, line, ok := runtime.Caller(1); ok {
+	if _, file, line, ok := runtime.Caller(up + 1); ok {
 		c.place = fmt.Sprintf("%s:%d", file, line)
 	}
 	openChanges.Add(1)
@@ -303,7 +306,7 @@ func (b *Backend) changed(ctx context.Context, named sorted) error {
 	if c := changeOf(ctx); c != nil {
 		return c.declare(ctx, b, named)
 	}
-	_, late := Begin(context.WithoutCancel(ctx)) // of its own
+	_, late := begin(context.WithoutCancel(ctx), 2) // of its own
 	late.nested = false
 	err := late.declare(context.WithoutCancel(ctx), b, named)
 	return errors.Join(ErrNoChange, err, late.End(ctx))

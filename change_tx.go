@@ -34,7 +34,7 @@ func InTx(ctx context.Context, db *sql.DB, o *sql.TxOptions, do func(ctx context
 	if outer, ok := ctx.Value(txContext{}).(*openTx); ok && outer.db == db && changeOf(ctx) != nil {
 		return do(ctx, outer.tx)
 	}
-	ctx, change := Begin(ctx)
+	ctx, change := begin(ctx, 1)
 	tx, err := db.BeginTx(ctx, o)
 	if err != nil {
 		change.Discard()

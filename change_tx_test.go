@@ -116,6 +116,20 @@ func TestInTx(t *testing.T) {
 	}
 }
 
+// The log names the line of the program that has left a change open.
+func TestAChangeKnowsWhereItWasBegun(t *testing.T) {
+	c := newTestCache[string](t, Config{})
+	db, _ := openTestDB(t)
+	see := func(ctx context.Context) { require.Contains(t, changeOf(ctx).place, "change_tx_test.go:") }
+	ctx, change := Begin(t.Context())
+	see(ctx)
+	change.Discard()
+	require.NoError(t, InTx(t.Context(), db, nil, func(ctx context.Context, _ *sql.Tx) error { see(ctx); return nil }))
+	write := func(ctx context.Context) error { see(ctx); return nil }
+	require.NoError(t, c.Mutate(t.Context(), []string{key}, write))
+	require.NoError(t, c.Backend().Mutate(t.Context(), c.Refs(key), write))
+}
+
 func TestInTxReturnsErrorsUnchanged(t *testing.T) {
 	db, d := openTestDB(t)
 	errDo := errors.New("do")

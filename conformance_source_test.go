@@ -309,6 +309,7 @@ func checkPlaceOfDeaf(e *env) {
 	s.deaf = true
 	release, holder := fill(e, c, s)
 	require.ErrorIs(e, (<-holder).err, ErrFetchTimeout)
+	e.pass(time.Millisecond) // what the end of the flight sets going has happened
 	_, err := c.GetWithFetch(e.Context(), key, time.Minute, s.fetch)
 	require.ErrorIs(e, err, ErrOverloaded)
 	release()

@@ -116,7 +116,7 @@ func (b *Backend) Mutate(ctx context.Context, refs []Ref, write func(context.Con
 }
 
 func (b *Backend) mutate(ctx context.Context, named sorted, write func(context.Context) error) (err error) {
-	within, change := Begin(ctx)
+	within, change := begin(ctx, 2)
 	if !change.nested {
 		change.lenient = true
 	}

@@ -104,13 +104,6 @@ var redisMutants = []mutant{
 		within:  60 * time.Second,
 	},
 	{
-		name:    "reads-wait-behind-a-large-value",
-		promise: "G11",
-		edits:   change("conn_second.go", "large || at.line.isCarrying() && !n.second.line.isCarrying()", "large"),
-		run:     "TestLargeValuesStandInNobodysWay/of_another,_5_MB_a_second,_OpTimeout_500ms/rueidis$",
-		within:  60 * time.Second,
-	},
-	{
 		name:    "one-node-is-all",
 		promise: "G11",
 		edits:   change("conn_nodes.go", "if at := n.nodes.of(redisKey); at != nil {", "if at := n.nodes.of(redisKey); at == &n.node {"),
