@@ -3,9 +3,6 @@ package cacheaside
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"math"
-	"math/rand/v2"
 	"time"
 )
 
@@ -426,46 +423,4 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 // it was given.
 func (c *Client[T]) isNotFound(err error) bool {
 	return (errors.Is(err, ErrNotFound) || isAny(err, c.opts.notFound)) && !isPanic(err)
-}
-
-// entry makes the entry of a value that is kept from now on for ttl. took is what fetching it cost.
-func (c *Client[T]) entry(value T, ttl time.Duration, now int64, took time.Duration) entry[T] {
-	if ttl == NoExpiry {
-		return newEntry(value, now, never, c.window, 0)
-	}
-	if c.cfg.Jitter > 0 {
-		ttl -= time.Duration(float64(ttl) * c.cfg.Jitter * rand.Float64())
-	}
-	if ttl < shortestMeant && c.opts.logger != nil {
-		c.shortTTL.Do(func() {
-			c.watchers.log(func(l *slog.Logger) { logShortTTL(l, c.cfg.Name, ttl) })
-		})
-	}
-	ttl = roundUp(ttl)
-	return newEntry(value, now, c.clock.deadline(now, ttl), c.window, c.early(ttl, took))
-}
-
-// early says how long before the end of its ttl a value should be refreshed. Where several processes keep
-// the same value, each adds a random part in proportion to what the fetch costs, so that one of them
-// refreshes it and the others find it refreshed: "Optimal Probabilistic Cache Stampede Prevention"
-// (Vattani, Chierichetti, Lowenstein, 2015), around RefreshAhead in place of the end. Being early is
-// what makes it work: few processes draw much, while they all draw little. No draw is taken to lie before
-// half of RefreshAhead, or a fetch that takes as long as its ttl would be repeated without a pause.
-func (c *Client[T]) early(ttl, took time.Duration) time.Duration {
-	if c.cfg.RefreshAhead == 0 {
-		return 0
-	}
-	early := float64(ttl) * (1 - c.cfg.RefreshAhead)
-	if c.spread {
-		early = min(early+float64(took)*rand.ExpFloat64(), float64(ttl)*(1-c.cfg.RefreshAhead/2))
-	}
-	return time.Duration(max(math.Round(early), float64(time.Millisecond)))
-}
-
-// roundUp rounds a ttl up to whole milliseconds, which is what every backend can keep.
-func roundUp(ttl time.Duration) time.Duration {
-	if over := ttl % time.Millisecond; over > 0 && ttl < NoExpiry-time.Millisecond {
-		ttl += time.Millisecond - over
-	}
-	return max(ttl, time.Millisecond)
 }

@@ -37,7 +37,7 @@ var policyMutants = []mutant{
 	{
 		name:    "no-jitter",
 		promise: "Jitter",
-		edits:   change("fetch.go", "if c.cfg.Jitter > 0 {", "if false {"),
+		edits:   change("freshness.go", "if c.cfg.Jitter > 0 {", "if false {"),
 		run:     "TestConformance/memory/Jitter_",
 	},
 	{
@@ -73,7 +73,7 @@ var policyMutants = []mutant{
 	{
 		name:    "clones-are-shared",
 		promise: "WithClone",
-		edits:   change("cache.go", "\tif c.clone != nil {\n\t\treturn c.clone(value)\n\t}\n\treturn value\n", "\treturn value\n"),
+		edits:   change("freshness.go", "\tif c.clone != nil {\n\t\treturn c.clone(value)\n\t}\n\treturn value\n", "\treturn value\n"),
 		run:     "TestClonesAreHandedOutEverywhere",
 	},
 	{

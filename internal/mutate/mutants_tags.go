@@ -77,7 +77,7 @@ var tagMutants = []mutant{
 	{
 		name:    "tags-are-not-looked-at-on-redis",
 		promise: "G24",
-		edits:   change("cache.go", "\tif valid, err := c.valid(ctx, f.entry); !valid {", "\tif valid, err := c.valid(ctx, f.entry); !valid && false {"),
+		edits:   change("freshness.go", "\tif valid, err := c.valid(ctx, f.entry); !valid {", "\tif valid, err := c.valid(ctx, f.entry); !valid && false {"),
 		run:     "TestConformance/rueidis/G24_what_another",
 	},
 	{
@@ -95,7 +95,7 @@ var tagMutants = []mutant{
 	{
 		name:    "tags-void-is-stale",
 		promise: "G25",
-		edits:   change("cache.go", "\t\treturn found[T]{state: absent, now: f.now}, c.backendError(err)", "\t\tf.state = stale\n\t\treturn f, c.backendError(err)"),
+		edits:   change("freshness.go", "\t\treturn found[T]{state: absent, now: f.now}, c.backendError(err)", "\t\tf.state = stale\n\t\treturn f, c.backendError(err)"),
 		run:     "TestConformance/memory/G25_",
 	},
 }

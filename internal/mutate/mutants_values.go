@@ -91,7 +91,7 @@ var valueMutants = []mutant{
 	{
 		name:    "nil-is-a-miss",
 		promise: "G12",
-		edits:   change("cache.go", "case e == nil || now >= e.deadline:", "case e == nil || now >= e.deadline || any(e.value) == nil:"),
+		edits:   change("freshness.go", "case e == nil || now >= e.deadline:", "case e == nil || now >= e.deadline || any(e.value) == nil:"),
 		run:     "TestConformance/rueidis/G12_nil",
 	},
 	{
@@ -115,13 +115,13 @@ var valueMutants = []mutant{
 	{
 		name:    "ttl-is-truncated",
 		promise: "G13",
-		edits:   change("fetch.go", "ttl += time.Millisecond - over", "ttl -= over"),
+		edits:   change("freshness.go", "ttl += time.Millisecond - over", "ttl -= over"),
 		run:     "TestConformance/memory/G13_|TestMillisecondsLeftAreRoundedUp",
 	},
 	{
 		name:    "no-least-ttl",
 		promise: "G13",
-		edits: change("fetch.go", "\tif over := ttl % time.Millisecond; over > 0 && ttl < NoExpiry-time.Millisecond {\n\t\tttl += time.Millisecond - over\n\t}\n\treturn max(ttl, time.Millisecond)",
+		edits: change("freshness.go", "\tif over := ttl % time.Millisecond; over > 0 && ttl < NoExpiry-time.Millisecond {\n\t\tttl += time.Millisecond - over\n\t}\n\treturn max(ttl, time.Millisecond)",
 			"\treturn ttl"),
 		run: "TestConformance/memory/G13_",
 	},
