@@ -279,12 +279,12 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 		refreshes: make(chan struct{}, maxRefreshes),
 		chores:    newChores(),
 		closed:    make(chan struct{}),
+		unaged:    func() {},
 		unclaim:   func() {},
 		leave:     func() {},
 		release:   func() {},
 	}
 	c.repeats = newRepeats(c)
-	c.unaged = c.enterAges()
 	c.setSure()
 	if err := c.checkJSON(); err != nil {
 		return nil, err
@@ -311,6 +311,8 @@ func (c *Client[T]) meet(b *Backend) {
 	if c.tagger != nil {
 		b.tags.expect()
 	}
+	c.unaged = c.enterAges()
+	c.setSure() // a MaxAge that came before is seen here
 	name := c.cfg.Name
 	b.feeds.enter(b, name, c)
 	c.leave = func() { b.delist(name, c) }

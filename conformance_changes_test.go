@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ func init() {
 		promise{"G27", "a Set inside keeps nothing, and a Delete inside is not undone", nil, checkWritesInside},
 		promise{"G27", "what is due for a refresh is not refreshed inside", nil, checkNoRefreshInside},
 		promise{"G27", "a fetch inside that asks for its own key, or panics, is an error", nil, checkBadFetchesInside},
+		promise{"G27", "Warm fetches nothing inside, and says so", nil, checkWarmInside},
 		promise{"G32", "fetches inside changes take a place too, and those that they ask for take none", nil, checkLimitInside},
 		promise{"G28", "End removes keys and tags, also under a context that has ended, and a second End is nil", nil, checkEndRemoves},
 		promise{"G28", "End removes in every process", remote, checkEndRemovesEverywhere},
@@ -337,6 +339,26 @@ func checkBadFetchesInside(e *env) {
 	require.ErrorAs(e, err, &panicked)
 	_, err = c.GetWithFetch(ctx, key, time.Minute, nil)
 	require.ErrorIs(e, err, ErrInvalidValue)
+}
+
+func checkWarmInside(e *env) {
+	c := open[string](e, nil)
+	s := serve("uncommitted")
+	many, err := c.BindMany(time.Minute, func(ctx context.Context, keys []string) (map[string]string, error) {
+		v, err := s.fetch(ctx, keys[0])
+		return map[string]string{keys[0]: v}, err
+	}, Batching{})
+	require.NoError(e, err)
+	ctx, change := Begin(e.Context())
+	for _, l := range []*Loader[string]{c.Bind(time.Minute, s.fetch), many} {
+		require.ErrorIs(e, l.Warm(ctx, slices.Values([]string{key})), ErrInvalidValue)
+		require.Zero(e, s.calls.Load())
+		_, err := c.Get(e.Context(), key)
+		require.ErrorIs(e, err, ErrMiss)
+	}
+	require.NoError(e, change.End(ctx))
+	require.NoError(e, many.Warm(ctx, slices.Values([]string{key})))
+	served(e, e.Context(), c, key, "uncommitted")
 }
 
 func checkLimitInside(e *env) {

@@ -214,7 +214,7 @@ func (g *flights[T]) addLocked(s *flightShard[T], f *flight[T]) {
 	s.active.Add(1)
 	s.joinable[f.key] = f
 	s.most = max(s.most, len(s.joinable))
-	f.deadline, f.born = f.context.deadline, g.clock.now()
+	f.deadline, f.born = f.context.deadline, f.context.begun
 	s.linkLocked(f)
 	if g.timeout > 0 && !s.timing {
 		g.setTimerLocked(s, g.timeout)

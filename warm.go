@@ -16,6 +16,8 @@ const warmWidth = 16
 // [Client.BindMany] collects the keys as it does those of look-ups. What is cached and fresh is left as it is, and keys that
 // the source does not have are no failure.
 //
+// Under the context of an open [Change] it fetches nothing, and returns [ErrInvalidValue]: warm before it begins, or after its end.
+//
 // It counts as no look-up. If some keys fail, the others are filled, and the error says how many failed and why; if ctx ends,
 // Warm returns its error, and fetches that have begun go on. Warm stops to read keys when it returns.
 func (l *Loader[T]) Warm(ctx context.Context, keys iter.Seq[string]) error {
@@ -27,6 +29,8 @@ func (l *Loader[T]) Warm(ctx context.Context, keys iter.Seq[string]) error {
 		return nilArgument("keys", "a sequence")
 	case l.ttl <= 0:
 		return fmt.Errorf("%w of what is warmed", invalidTTL(l.ttl))
+	case changeOf(ctx) != nil:
+		return fmt.Errorf("%w: the context carries a Change, allowed: one without, since what is fetched within a change is not kept", ErrInvalidValue)
 	}
 	if err := c.check(ctx, ""); err != nil {
 		return err

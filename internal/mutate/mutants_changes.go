@@ -54,6 +54,24 @@ var changeMutants = []mutant{
 		run:     "TestInTx",
 	},
 	{
+		name:    "changes-an-unknown-outcome-removes-nothing",
+		promise: "G28",
+		edits:   change("change_tx.go", "\tsettled = true\n\treturn tx.Commit()\n", "\tsettled = true\n\tif err = tx.Commit(); err != nil {\n\t\tchange.Discard()\n\t}\n\treturn err\n"),
+		run:     "TestInTx",
+	},
+	{
+		name:    "changes-lookups-inside-join-fetches-of-others",
+		promise: "G26",
+		edits:   change("change_lookup.go", "\tvar err error\n\tc.setAge(ctx, q)\n", "\tif s := c.flights.shard(q.key); s.active.Load() > 0 {\n\t\tq.shard = s\n\t\treturn c.fetchOrJoin(ctx, q)\n\t}\n\tvar err error\n\tc.setAge(ctx, q)\n"),
+		run:     "TestConformance/memory/G26_no_caller",
+	},
+	{
+		name:    "changes-warm-stores-inside",
+		promise: "G27",
+		edits:   change("warm.go", "case changeOf(ctx) != nil:", "case false:"),
+		run:     "TestConformance/memory/G27_Warm",
+	},
+	{
 		name:    "changes-a-removal-that-fails-is-forgotten",
 		promise: "G28",
 		edits:   change("mutate.go", "\t\tc.repeats.add(failed)\n", ""),
