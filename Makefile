@@ -22,7 +22,7 @@ LINT         := $(CURDIR)/bin/golangci-lint-$(LINT_VERSION)
 # rules' paths here.
 export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 
-.PHONY: help test race nested platforms fips lint prose fmt release-check cover bench compare mutate fuzz soak coherence demo examples ci redis-server chromium
+.PHONY: help test race nested platforms fips lint prose fmt release-check cover bench compare mutate fuzz soak coherence demo examples ci redis-server chromium postgresql
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ race: test nested ## the same, and the tests of the nested modules
 PLATFORMS := linux/386 linux/arm windows/amd64 darwin/arm64 js/wasm
 
 platforms: ## build and vet the library with its tests for other systems, and run its memory tests on 32 bits
-	@set -e; for p in $(PLATFORMS); do for m in . cachetest debug otel prometheus; do \
+	@set -e; for p in $(PLATFORMS); do for m in . cachetest debug otel postgres prometheus; do \
 		echo "== $$p $$m: go vet"; \
 		(cd $$m && CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...); \
 	done; done
@@ -46,7 +46,7 @@ platforms: ## build and vet the library with its tests for other systems, and ru
 fips: redis-server ## run a part of the conformance suite of each backend with nothing but FIPS 140 cryptography
 	GODEBUG=fips140=only $(GO) test -timeout $(TEST_TIMEOUT) -run '^TestConformance$$/^(memory|rueidis|rueidis-aside)$$/^G[5-9]_' .
 
-nested: redis-server chromium
+nested: redis-server chromium postgresql
 	@set -e; for m in $(filter-out .,$(MODULES)); do \
 		echo "== $$m: go test -race"; \
 		(cd $$m && $(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) ./...); \
@@ -101,7 +101,7 @@ ci: test ## everything that must pass before a change goes in
 	$(MAKE) --no-print-directory examples
 	$(MAKE) --no-print-directory compare ARGS=-short
 
-redis-server chromium:
+redis-server chromium postgresql:
 	@.ci/need $@
 
 # Installed under its version, so that a new version is a new file.

@@ -13,13 +13,15 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/prometheus/client_golang/prometheus" // what the prelude imports belongs to this module
+	_ "github.com/jackc/pgx/v5/pgxpool" // what the prelude imports belongs to this module
+	_ "github.com/prometheus/client_golang/prometheus"
 	_ "github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/cacheaside/cacheaside"
 	_ "github.com/cacheaside/cacheaside/debug"
 	_ "github.com/cacheaside/cacheaside/otel"
+	_ "github.com/cacheaside/cacheaside/postgres"
 	_ "github.com/cacheaside/cacheaside/prometheus"
 )
 
@@ -91,7 +93,10 @@ import (
 	"github.com/cacheaside/cacheaside"
 	"github.com/cacheaside/cacheaside/debug"
 	cacheotel "github.com/cacheaside/cacheaside/otel"
+	"github.com/cacheaside/cacheaside/postgres"
 	cacheprom "github.com/cacheaside/cacheaside/prometheus"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/rueidis"
 )
@@ -112,6 +117,8 @@ var (
 	_ rueidis.Client
 	_ = sql.ErrNoRows
 	_ = strconv.Itoa
+	_ pgx.Tx
+	_ postgres.Feed
 )
 
 type User struct{ ID, Name, Org string }
@@ -154,6 +161,7 @@ var (
 	ttl        time.Duration
 	logger     *slog.Logger
 	pool       *x509.CertPool
+	pg         *pgxpool.Pool
 	_          *tls.Config
 	registry   *prometheus.Registry
 	internal   *http.ServeMux

@@ -1,0 +1,129 @@
+package postgres_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/cacheaside/cacheaside"
+	"github.com/cacheaside/cacheaside/postgres"
+)
+
+// byID names a row by its table, and its column id.
+func byID(r postgres.Row) []cacheaside.Ref {
+	return cacheaside.Tags(r.Table + ":" + r.Text("id"))
+}
+
+func TestAFeedTellsWhatHasChangedInTheOrderOfCommits(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	db := connect(t, s.DSN(""))
+	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY, name text)", "CREATE TABLE other (id int)")
+	f := postgres.Feed{DSN: s.DSN("")}.Table("users", byID)
+	r := run(t, f)
+	r.awaitAlive()
+	require.Equal(t, []string{"lost"}, r.to.take(), "the slot is new")
+
+	execute(t, db, "INSERT INTO users VALUES (1, 'Ada')")
+	r.to.await(t, "tag:public.users:1")
+	execute(t, db, "INSERT INTO other VALUES (1)", "UPDATE users SET name = 'Eve'")
+	r.to.await(t, "tag:public.users:1", "tag:public.users:1")
+	execute(t, db, "UPDATE users SET id = 2")
+	r.to.await(t, "tag:public.users:1", "tag:public.users:2")
+	execute(t, db, "DELETE FROM users")
+	r.to.await(t, "tag:public.users:2")
+	r.awaitAlive()
+
+	tx, err := db.Begin(t.Context())
+	require.NoError(t, err)
+	other := connect(t, s.DSN(""))
+	require.NoError(t, postgres.Emit(t.Context(), tx, cacheaside.Tags("first", "second\x00\xff")...))
+	execute(t, other, "INSERT INTO users VALUES (3)")
+	r.to.await(t, "tag:public.users:3")
+	r.awaitAlive()
+	require.NoError(t, tx.Commit(t.Context()))
+	r.to.await(t, "tag:first", "tag:second\x00\xff")
+
+	tx, err = db.Begin(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, postgres.Emit(t.Context(), tx, cacheaside.Tags("third")...))
+	require.NoError(t, tx.Rollback(t.Context()))
+	r.awaitAlive()
+	require.Empty(t, r.to.take())
+	require.ErrorContains(t, r.end(), "context canceled")
+}
+
+// A permanent slot is read by one. The others are alive as long as it keeps up, and take over when it ends.
+func TestAnotherProcessTakesOver(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	db := connect(t, s.DSN(""))
+	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY)")
+	f := postgres.Feed{DSN: s.DSN("")}
+	first := run(t, f.Table("users", byID))
+	first.awaitAlive()
+	second := run(t, f.Table("users", byID))
+	second.awaitAlive()
+	execute(t, db, "INSERT INTO users VALUES (1)")
+	first.to.await(t, "lost", "tag:public.users:1")
+	second.awaitAlive()
+	require.Empty(t, second.to.take(), "one tells for all")
+
+	require.Error(t, first.end())
+	execute(t, db, "INSERT INTO users VALUES (2)")
+	second.to.await(t, "tag:public.users:2")
+	second.awaitAlive()
+}
+
+func TestTemporarySlotsAreOneAProcess(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	db := connect(t, s.DSN(""))
+	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY)")
+	f := postgres.Feed{DSN: s.DSN(""), Temporary: true}
+	first, second := run(t, f.Table("users", byID)), run(t, f.Table("users", byID))
+	first.awaitAlive()
+	second.awaitAlive()
+	execute(t, db, "INSERT INTO users VALUES (1)")
+	first.to.await(t, "lost", "tag:public.users:1")
+	second.to.await(t, "lost", "tag:public.users:1")
+	require.Error(t, first.end())
+	require.Error(t, second.end())
+	require.Eventually(t, func() bool {
+		var slots int
+		require.NoError(t, db.QueryRow(t.Context(), "SELECT count(*) FROM pg_replication_slots").Scan(&slots))
+		return slots == 0
+	}, patience, 10*time.Millisecond)
+}
+
+// Whatever ends the connections, the next run goes on where the last has stopped.
+func TestAPermanentSlotMissesNothing(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	execute(t, connect(t, s.DSN("")), "CREATE TABLE users (id int PRIMARY KEY)")
+	f := postgres.Feed{DSN: s.DSN("")}.Table("users", byID)
+	r := run(t, f)
+	r.to.await(t, "lost")
+	rows := 0
+	for name, end := range map[string]func(){
+		"the log's connection": func() {
+			execute(t, connect(t, s.DSN("")), "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")
+		},
+		"all connections": func() {
+			execute(t, connect(t, s.DSN("")), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cacheaside'")
+		},
+		"a restart": s.Restart,
+		"a crash":   func() { s.Kill(); s.Relaunch() },
+	} {
+		r.awaitAlive()
+		end()
+		require.Error(t, r.broken(), name)
+		execute(t, connect(t, s.DSN("")), "INSERT INTO users SELECT COALESCE(max(id), 0) + 1 FROM users")
+		r = run(t, f)
+		r.awaitAlive()
+		rows++
+		require.Contains(t, r.to.take(), fmt.Sprint("tag:public.users:", rows), name)
+	}
+}

@@ -1,0 +1,158 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/cacheaside/cacheaside"
+	"github.com/cacheaside/cacheaside/internal/pgtest"
+	"github.com/cacheaside/cacheaside/postgres"
+)
+
+// patience is for what happens within a second, on a machine that does much else.
+const patience = 30 * time.Second
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, "goleak:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// start starts a server, which ends with the test.
+func start(t *testing.T, settings ...string) *pgtest.Server {
+	t.Helper()
+	return pgtest.Start(t, settings...)
+}
+
+// connect returns a connection, which ends with the test.
+func connect(t *testing.T, dsn string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+func execute(t *testing.T, conn *pgx.Conn, commands ...string) {
+	t.Helper()
+	for _, sql := range commands {
+		_, err := conn.Exec(t.Context(), sql)
+		require.NoError(t, err, sql)
+	}
+}
+
+// sink notes what a feed tells.
+type sink struct {
+	alive atomic.Int64
+
+	mu   sync.Mutex
+	told []string // refs as text, and "lost"
+	lost []error
+}
+
+func (s *sink) Invalidate(refs ...cacheaside.Ref) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range refs {
+		s.told = append(s.told, r.String())
+	}
+}
+
+func (s *sink) Alive() { s.alive.Add(1) }
+
+func (s *sink) Lost(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told = append(s.told, "lost")
+	s.lost = append(s.lost, err)
+}
+
+// take returns what was told so far, and forgets it.
+func (s *sink) take() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	told := s.told
+	s.told = nil
+	return told
+}
+
+// await waits for refs to be told, and returns all that was told.
+func (s *sink) await(t *testing.T, wanted ...string) {
+	t.Helper()
+	var told []string
+	require.Eventually(t, func() bool {
+		told = append(told, s.take()...)
+		return len(told) >= len(wanted)
+	}, patience, time.Millisecond, "%v", wanted)
+	require.Equal(t, wanted, told)
+}
+
+// running is a feed that runs.
+type running struct {
+	t     *testing.T
+	to    *sink
+	stop  context.CancelFunc
+	ended chan error
+}
+
+// run runs a feed once, until the test ends or it breaks.
+func run(t *testing.T, f *postgres.Feed) *running {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{t: t, to: new(sink), stop: cancel, ended: make(chan error, 1)}
+	go func() { r.ended <- f.Run(ctx, r.to) }()
+	t.Cleanup(func() { _ = r.end() })
+	return r
+}
+
+// awaitAlive waits until the feed says that nothing was missed up to now.
+func (r *running) awaitAlive() {
+	r.t.Helper()
+	before := r.to.alive.Load()
+	deadline := time.After(patience)
+	for r.to.alive.Load() < before+2 {
+		select {
+		case err := <-r.ended:
+			r.ended <- err
+			r.t.Fatal("the feed has ended: ", err)
+		case <-deadline:
+			r.t.Fatal("the feed is not alive")
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// end ends the feed, and returns its error.
+func (r *running) end() error {
+	r.stop()
+	err := <-r.ended
+	r.ended <- err
+	return err
+}
+
+// broken waits for the feed to end by itself.
+func (r *running) broken() error {
+	r.t.Helper()
+	select {
+	case err := <-r.ended:
+		r.ended <- err
+		return err
+	case <-time.After(patience):
+		r.t.Fatal("the feed goes on")
+		return nil
+	}
+}

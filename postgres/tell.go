@@ -1,0 +1,102 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/cacheaside/cacheaside"
+)
+
+var errSlotIsNew = errors.New("postgres: the replication slot was made anew, and changes from before it were missed")
+
+const (
+	// tellAtOnce is how many refs are told at a time: enough for one round trip to Redis to carry many transactions.
+	tellAtOnce = 512
+
+	// queued is how many news may wait for being told.
+	queued = 1024
+
+	// holdAfterLost is for how long after Lost nothing more is confirmed to the server: what Redis holds is removed in the background,
+	// and if this process ends before that is done, the next one must be told again.
+	holdAfterLost = 5 * time.Second
+)
+
+// teller tells news one after the other, beside the reading of the log: the server must hear from its reader though Redis is slow.
+type teller struct {
+	to       cacheaside.Sink
+	queue    chan news
+	advanced chan struct{} // has one when more has been told
+
+	mu        sync.Mutex
+	told      uint64
+	confirmed uint64
+	holdUntil time.Time
+}
+
+func newTeller(to cacheaside.Sink) *teller {
+	return &teller{to: to, queue: make(chan news, queued), advanced: make(chan struct{}, 1)}
+}
+
+// run tells until ctx ends.
+func (t *teller) run(ctx context.Context) {
+	for {
+		select {
+		case n := <-t.queue:
+			t.tell(t.gather(n))
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// gather adds what is waiting to n: all that may be told with it.
+func (t *teller) gather(n news) news {
+	for len(n.refs) < tellAtOnce && n.lost == nil {
+		select {
+		case more := <-t.queue:
+			n.refs, n.lost = append(n.refs, more.refs...), more.lost
+			n.position = max(n.position, more.position)
+		default:
+			return n
+		}
+	}
+	return n
+}
+
+func (t *teller) tell(n news) {
+	if len(n.refs) > 0 {
+		t.to.Invalidate(n.refs...)
+	}
+	if n.lost != nil {
+		t.to.Lost(n.lost)
+	}
+	t.mu.Lock()
+	t.told = max(t.told, n.position)
+	if n.lost != nil {
+		t.holdUntil = time.Now().Add(holdAfterLost)
+	}
+	t.mu.Unlock()
+	select {
+	case t.advanced <- struct{}{}:
+	default:
+	}
+}
+
+// position returns up to where all has been told.
+func (t *teller) position() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.told
+}
+
+// confirm returns what the server may hear of that.
+func (t *teller) confirm() (position uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if time.Now().After(t.holdUntil) {
+		t.confirmed = t.told
+	}
+	return t.confirmed
+}
