@@ -11,8 +11,9 @@ import (
 // news is a piece of the log, as it is told.
 type news struct {
 	refs     []cacheaside.Ref
-	lost     error  // changes were missed, behind refs
-	position uint64 // all up to here is told with this, if it is not 0
+	xids     []uint32 // of the transactions that refs come from
+	lost     error    // changes were missed, behind refs
+	position uint64   // all up to here is told with this, if it is not 0
 }
 
 // decoder makes news of the log's messages, in their order.
@@ -20,6 +21,7 @@ type decoder struct {
 	slot      string
 	tables    map[uint32]table
 	relations map[uint32]*pglogrepl.RelationMessageV2
+	xid       uint32 // of the transaction that is being read
 }
 
 // decode returns what a message tells, which is nothing most often.
@@ -41,6 +43,8 @@ func (d *decoder) decode(data []byte) (news, error) {
 		return d.truncate(m)
 	case *pglogrepl.LogicalDecodingMessageV2:
 		return d.message(m), nil
+	case *pglogrepl.BeginMessage:
+		d.xid = m.Xid
 	case *pglogrepl.CommitMessage:
 		return news{position: uint64(m.TransactionEndLSN)}, nil
 	}

@@ -21,7 +21,7 @@ func TestAFeedTellsWhatHasChangedInTheOrderOfCommits(t *testing.T) {
 	s := start(t)
 	db := connect(t, s.DSN(""))
 	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY, name text)", "CREATE TABLE other (id int)")
-	f := postgres.Feed{DSN: s.DSN("")}.Table("users", byID)
+	f := quiet(postgres.Feed{DSN: s.DSN("")}).Table("users", byID)
 	r := run(t, f)
 	r.awaitAlive()
 	require.Equal(t, []string{"lost"}, r.to.take(), "the slot is new")
@@ -61,7 +61,7 @@ func TestAnotherProcessTakesOver(t *testing.T) {
 	s := start(t)
 	db := connect(t, s.DSN(""))
 	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY)")
-	f := postgres.Feed{DSN: s.DSN("")}
+	f := quiet(postgres.Feed{DSN: s.DSN("")})
 	first := run(t, f.Table("users", byID))
 	first.awaitAlive()
 	second := run(t, f.Table("users", byID))
@@ -82,7 +82,7 @@ func TestTemporarySlotsAreOneAProcess(t *testing.T) {
 	s := start(t)
 	db := connect(t, s.DSN(""))
 	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY)")
-	f := postgres.Feed{DSN: s.DSN(""), Temporary: true}
+	f := quiet(postgres.Feed{DSN: s.DSN(""), Temporary: true})
 	first, second := run(t, f.Table("users", byID)), run(t, f.Table("users", byID))
 	first.awaitAlive()
 	second.awaitAlive()
@@ -103,7 +103,7 @@ func TestAPermanentSlotMissesNothing(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	execute(t, connect(t, s.DSN("")), "CREATE TABLE users (id int PRIMARY KEY)")
-	f := postgres.Feed{DSN: s.DSN("")}.Table("users", byID)
+	f := quiet(postgres.Feed{DSN: s.DSN("")}).Table("users", byID)
 	r := run(t, f)
 	r.to.await(t, "lost")
 	rows := 0
@@ -126,4 +126,35 @@ func TestAPermanentSlotMissesNothing(t *testing.T) {
 		rows++
 		require.Contains(t, r.to.take(), fmt.Sprint("tag:public.users:", rows), name)
 	}
+}
+
+// The log has a commit before others can see it. Told then, a fetch would find the old row, and that would be kept.
+func TestAChangeIsToldWhenItCanBeSeen(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	db, admin := connect(t, s.DSN("")), connect(t, s.DSN(""))
+	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY)")
+	r := run(t, quiet(postgres.Feed{DSN: s.DSN("")}).Table("users", byID))
+	r.to.await(t, "lost")
+	r.awaitAlive()
+	execute(t, admin, "ALTER SYSTEM SET synchronous_standby_names = 'one_that_is_not_there'", "SELECT pg_reload_conf()")
+	require.Eventually(t, func() bool {
+		var names string
+		require.NoError(t, admin.QueryRow(t.Context(), "SHOW synchronous_standby_names").Scan(&names))
+		return names != ""
+	}, patience, time.Millisecond)
+	committed := make(chan error, 1)
+	go func() {
+		_, err := db.Exec(t.Context(), "INSERT INTO users VALUES (1)")
+		committed <- err
+	}()
+	time.Sleep(500 * time.Millisecond) // the log is there within milliseconds
+	require.Empty(t, r.to.take())
+	var rows int
+	require.NoError(t, admin.QueryRow(t.Context(), "SELECT count(*) FROM users").Scan(&rows))
+	require.Zero(t, rows, "the test is about a commit that waits")
+	execute(t, admin, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+	require.NoError(t, <-committed)
+	r.to.await(t, "tag:public.users:1")
+	r.awaitAlive()
 }

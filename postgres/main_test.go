@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,12 @@ func execute(t *testing.T, conn *pgx.Conn, commands ...string) {
 		_, err := conn.Exec(t.Context(), sql)
 		require.NoError(t, err, sql)
 	}
+}
+
+// quiet makes a feed that warns nobody.
+func quiet(f postgres.Feed) *postgres.Feed {
+	f.Logger = slog.New(slog.DiscardHandler)
+	return &f
 }
 
 // sink notes what a feed tells.

@@ -59,9 +59,9 @@ func (s *session) find(ctx context.Context, name string) (r relation, err error)
 	var oid uint32
 	var schema, table, kind string
 	var partition bool
-	err = s.conn.QueryRow(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relispartition
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)`, name).
-		Scan(&oid, &schema, &table, &kind, &partition)
+	err = s.ask(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relispartition
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)`, []any{name},
+		&oid, &schema, &table, &kind, &partition)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return r, fmt.Errorf("there is no table %s that the user %s sees; is its schema missing?", name, s.conn.Config().User)
@@ -85,6 +85,8 @@ func (s *session) find(ctx context.Context, name string) (r relation, err error)
 // family returns a table with those that inherit from it, and the commands that mend their replica identities. If those of
 // partitions differ, the log tells values that it does not know as NULL.
 func (s *session) family(ctx context.Context, oid uint32) (oids []uint32, mend []string, err error) {
+	s.asking.Lock()
+	defer s.asking.Unlock()
 	rows, err := s.conn.Query(ctx, `WITH RECURSIVE family AS (
 			SELECT $1::oid AS id UNION SELECT i.inhrelid FROM pg_inherits i JOIN family ON i.inhparent = family.id)
 		SELECT c.oid, c.oid::regclass::text, c.relreplident = 'f', CASE c.relreplident
@@ -122,8 +124,8 @@ func (s *session) family(ctx context.Context, oid uint32) (oids []uint32, mend [
 func (s *session) checkPublication(ctx context.Context, relations []relation) (*lack, error) {
 	quoted := pgx.Identifier{s.publication}.Sanitize()
 	var operations, viaRoot bool
-	err := s.conn.QueryRow(ctx, `SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot FROM pg_publication WHERE pubname = $1`,
-		s.publication).Scan(&operations, &viaRoot)
+	err := s.ask(ctx, `SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot FROM pg_publication WHERE pubname = $1`,
+		[]any{s.publication}, &operations, &viaRoot)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return &lack{"CREATE PUBLICATION " + quoted + forTables(" FOR TABLE ", relations) + " WITH (publish_via_partition_root = true)"}, nil
@@ -140,8 +142,8 @@ func (s *session) checkPublication(ctx context.Context, relations []relation) (*
 				quoted, r.name.Sanitize(), quoted)
 		}
 		var published bool
-		err := s.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication_tables WHERE pubname = $1 AND schemaname = $2 AND tablename = $3)`,
-			s.publication, r.name[0], r.name[1]).Scan(&published)
+		err := s.ask(ctx, `SELECT EXISTS (SELECT FROM pg_publication_tables WHERE pubname = $1 AND schemaname = $2 AND tablename = $3)`,
+			[]any{s.publication, r.name[0], r.name[1]}, &published)
 		if err != nil {
 			return nil, err
 		}
@@ -169,6 +171,9 @@ func forTables(verb string, relations []relation) string {
 // alter gives the publication what it lacks. A slot from before that is dropped with it, if there is one: it has not told of these tables.
 func (s *session) alter(ctx context.Context, lacking *lack, slot string) error {
 	err := pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '3s'"); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, lacking.sql); err != nil {
 			return err
 		}

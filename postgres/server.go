@@ -33,8 +33,8 @@ const oldestVersion = 140000
 func (s *session) checkServer(ctx context.Context) error {
 	var level, keep, user string
 	var standby bool
-	err := s.conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
-		current_setting('max_slot_wal_keep_size'), pg_is_in_recovery(), current_user`).Scan(&s.version, &level, &keep, &standby, &user)
+	err := s.ask(ctx, `SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
+		current_setting('max_slot_wal_keep_size'), pg_is_in_recovery(), current_user`, nil, &s.version, &level, &keep, &standby, &user)
 	switch {
 	case err != nil:
 		return err

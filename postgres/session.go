@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,6 +35,7 @@ type session struct {
 	log               *slog.Logger
 	maxRetained       int64
 
+	asking  sync.Mutex
 	conn    *pgx.Conn
 	version int              // of the server, as 150004
 	byOID   map[uint32]table // the feed's tables
@@ -141,10 +143,18 @@ func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
 		return nil, err
 	}
 	name(config.RuntimeParams)
-	config.RuntimeParams["lock_timeout"] = "1s" // others would queue behind a lock that is waited for
+	config.RuntimeParams["synchronous_commit"] = "local" // what is written here need not wait for standbys
+	config.RuntimeParams["lock_timeout"] = "100ms"       // others would queue behind a lock that is waited for
 	ctx, cancel := context.WithTimeout(ctx, 2*queryTimeout)
 	defer cancel()
 	return pgx.ConnectConfig(ctx, config)
+}
+
+// ask puts a question whose answer is one row.
+func (s *session) ask(ctx context.Context, sql string, arguments []any, answer ...any) error {
+	s.asking.Lock()
+	defer s.asking.Unlock()
+	return s.conn.QueryRow(ctx, sql, arguments...).Scan(answer...)
 }
 
 func (s *session) disconnect() {

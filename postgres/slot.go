@@ -23,11 +23,11 @@ func (s *session) lookAt(ctx context.Context, name string) (slot slotState, err 
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	var usable bool
-	err = s.conn.QueryRow(ctx, `SELECT r.slot_name IS NOT NULL, COALESCE(r.plugin = 'pgoutput' AND r.database = current_database(), true),
+	err = s.ask(ctx, `SELECT r.slot_name IS NOT NULL, COALESCE(r.plugin = 'pgoutput' AND r.database = current_database(), true),
 			COALESCE(r.active, false), COALESCE(r.active_pid, 0)::int8, COALESCE(r.wal_status = 'lost', false),
 			COALESCE(r.confirmed_flush_lsn - '0/0', 0)::int8, (l.flushed - '0/0')::int8, COALESCE(l.flushed - r.restart_lsn, 0)::int8
-		FROM (SELECT pg_current_wal_flush_lsn() AS flushed) l LEFT JOIN pg_replication_slots r ON r.slot_name = $1`, name).
-		Scan(&slot.exists, &usable, &slot.active, &slot.pid, &slot.lost, &slot.confirmed, &slot.flushed, &slot.retained)
+		FROM (SELECT pg_current_wal_flush_lsn() AS flushed) l LEFT JOIN pg_replication_slots r ON r.slot_name = $1`, []any{name},
+		&slot.exists, &usable, &slot.active, &slot.pid, &slot.lost, &slot.confirmed, &slot.flushed, &slot.retained)
 	if err != nil {
 		return slot, err
 	}

@@ -68,7 +68,7 @@ func (s *session) read(ctx context.Context, slot string) error {
 		return s.explain(err)
 	}
 	return s.follow(ctx, slot, &stream{
-		conn: conn, teller: newTeller(s.to),
+		conn: conn, teller: newTeller(s.to, s.awaitVisible),
 		decoder: &decoder{slot: s.slot, tables: s.byOID, relations: make(map[uint32]*pglogrepl.RelationMessageV2)},
 	})
 }
@@ -97,7 +97,7 @@ func (s *session) sameServer(ctx context.Context, conn *pgconn.PgConn) error {
 		return err
 	}
 	var here string
-	if err := s.conn.QueryRow(ctx, started).Scan(&here); err != nil {
+	if err := s.ask(ctx, started, nil, &here); err != nil {
 		return err
 	}
 	if len(results) != 1 || len(results[0].Rows) != 1 || string(results[0].Rows[0][0]) != here {
@@ -111,10 +111,7 @@ func (s *session) follow(ctx context.Context, slot string, st *stream) error {
 	group, ctx := errgroup.WithContext(ctx)
 	ctx, cancel := context.WithCancel(ctx)
 	s.horizon = horizon{}
-	group.Go(func() error { // ends with ctx
-		st.teller.run(ctx)
-		return nil
-	})
+	group.Go(func() error { return st.teller.run(ctx) })     // ends with ctx
 	group.Go(func() error { return s.watch(ctx, slot, st) }) // ends with ctx
 	finished := false
 	var err error
@@ -176,8 +173,7 @@ func (s *session) watch(ctx context.Context, slot string, st *stream) error {
 func (s *session) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	_, err := s.conn.Exec(ctx, "SELECT pg_logical_emit_message(true, $1, '')", beatPrefix)
-	return err
+	return s.ask(ctx, "SELECT pg_logical_emit_message(true, $1, '') IS NULL", []any{beatPrefix}, new(bool))
 }
 
 var errTables = errors.New("the tables have changed, or the publication")
@@ -272,6 +268,9 @@ func (st *stream) take(ctx context.Context, data []byte) error {
 // flush queues what is pending. While there is no room the server hears from its reader all the same.
 func (st *stream) flush(ctx context.Context) error {
 	n := st.pending
+	if len(n.refs) > 0 || n.lost != nil {
+		n.xids = []uint32{st.decoder.xid}
+	}
 	st.pending = news{}
 	for {
 		select {

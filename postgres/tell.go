@@ -26,6 +26,7 @@ const (
 // teller tells news one after the other, beside the reading of the log: the server must hear from its reader though Redis is slow.
 type teller struct {
 	to       cacheaside.Sink
+	visible  func(ctx context.Context, xids []uint32) error
 	queue    chan news
 	advanced chan struct{} // has one when more has been told
 
@@ -35,18 +36,22 @@ type teller struct {
 	holdUntil time.Time
 }
 
-func newTeller(to cacheaside.Sink) *teller {
-	return &teller{to: to, queue: make(chan news, queued), advanced: make(chan struct{}, 1)}
+func newTeller(to cacheaside.Sink, visible func(context.Context, []uint32) error) *teller {
+	return &teller{to: to, visible: visible, queue: make(chan news, queued), advanced: make(chan struct{}, 1)}
 }
 
 // run tells until ctx ends.
-func (t *teller) run(ctx context.Context) {
+func (t *teller) run(ctx context.Context) error {
 	for {
 		select {
 		case n := <-t.queue:
-			t.tell(t.gather(n))
+			n = t.gather(n)
+			if err := t.visible(ctx, n.xids); err != nil {
+				return err
+			}
+			t.tell(n)
 		case <-ctx.Done():
-			return
+			return nil
 		}
 	}
 }
@@ -56,7 +61,7 @@ func (t *teller) gather(n news) news {
 	for len(n.refs) < tellAtOnce && n.lost == nil {
 		select {
 		case more := <-t.queue:
-			n.refs, n.lost = append(n.refs, more.refs...), more.lost
+			n.refs, n.xids, n.lost = append(n.refs, more.refs...), append(n.xids, more.xids...), more.lost
 			n.position = max(n.position, more.position)
 		default:
 			return n

@@ -242,3 +242,11 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 	s.lower(c)
 	return c
 }
+
+// Program returns the path of one of PostgreSQL's programs.
+func (s *Server) Program(name string) string {
+	if path := filepath.Join(s.bin, name); isProgram(path) {
+		return path
+	}
+	return name
+}
