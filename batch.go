@@ -1,7 +1,6 @@
 package cacheaside
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -296,12 +295,11 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 		c.sampled(key)
 		e := c.store.peek(key)
 		if c.changing.any.Load() > 0 {
-			hidden, aside := c.hidden(ctx, key)
-			if hidden {
+			var hidden bool
+			if hidden, e = c.hidden(ctx, key, e); hidden {
 				q.err = ctx.Err()
 				continue
 			}
-			e = cmp.Or(e, aside)
 		}
 		if e != nil && c.holds(e) {
 			q.found = c.judge(e, c.clock.now())

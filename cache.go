@@ -138,6 +138,7 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	if err != nil {
 		return c.refuse(ctx, key, err)
 	}
+	restored := c.changing.restored.Load()
 	w, err := c.fence(ctx, key, false)
 	defer c.unfence(key, w)
 	if err != nil {
@@ -145,7 +146,7 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	}
 	err = c.writeError(c.store.set(ctx, key, c.entry(c.own(value), ttl, c.clock.now(), 0), tags))
 	c.tellEvictions()
-	c.changing.forget(key)
+	c.forgetChanged(restored, key)
 	switch {
 	case err == nil && c.changing.isClosed(key):
 		return c.remove(ctx, key)
@@ -204,8 +205,9 @@ func (c *Client[T]) Delete(ctx context.Context, key string) error {
 
 // remove removes key, whose fence is up.
 func (c *Client[T]) remove(ctx context.Context, key string) error {
+	restored := c.changing.restored.Load()
 	err := c.writeError(c.store.delete(ctx, key))
-	c.changing.forget(key) // after that: what has been put aside before it is as old as what was deleted
+	c.forgetChanged(restored, key) // after that: what has been put aside before it is as old as what was deleted
 	if err == nil {
 		c.repeats.settle(key)
 	}
@@ -228,7 +230,7 @@ func (c *Client[T]) Clear(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer c.changing.forgetAll()
+	defer c.forgetAllChanged(c.changing.restored.Load())
 	return c.writeError(c.store.clear(ctx))
 }
 

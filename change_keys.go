@@ -10,9 +10,10 @@ import (
 // what was kept under them is put aside, where only other lookups find it: the way on which a hit is found knows no
 // changes.
 type changing[T any] struct {
-	any atomic.Int64 // how many keys there are
+	any      atomic.Int64  // how many keys there are
+	restored atomic.Uint64 // how often what was put aside was kept again
 
-	mu   sync.Mutex
+	mu   sync.Mutex // before the locks of the store
 	keys map[string]*changingKey[T]
 }
 
@@ -44,14 +45,15 @@ func (s *changing[T]) isClosed(key string) bool {
 	return k != nil && k.strict > 0
 }
 
-// aside returns what was put aside of key, if anything.
-func (s *changing[T]) aside(key string) *entry[T] {
+// aside returns what was put aside of key, or else what peek finds, if anything. What goes from one place to the other is
+// found in one of them.
+func (s *changing[T]) aside(key string, peek func(string) *entry[T]) *entry[T] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if k := s.keys[key]; k != nil {
+	if k := s.keys[key]; k != nil && k.aside != nil {
 		return k.aside
 	}
-	return nil
+	return peek(key)
 }
 
 // forget drops what was put aside of a key that is being written or removed. forgetAll does so for every key.
@@ -118,48 +120,89 @@ func (s *changing[T]) putAside(key string, e *entry[T], touched uint64) {
 	}
 }
 
-// release returns what was put aside, if no change holds the key any more.
-func (s *changing[T]) release(key string, strict bool) (kept *entry[T]) {
+// release lets a key go. If no change holds it any more, what was put aside is handed to restore.
+func (s *changing[T]) release(key string, strict bool, restore func(*entry[T])) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.keys[key]
 	if strict {
 		k.strict--
 	}
-	if k.changes--; k.changes == 0 {
-		delete(s.keys, key)
-		kept = k.aside
+	if k.changes--; k.changes > 0 {
+		return
 	}
-	return kept
+	delete(s.keys, key)
+	if k.aside != nil && restore != nil {
+		restore(k.aside)
+		s.restored.Add(1)
+	}
 }
 
 // releaseChanged ends what holdChanged began, while the fence is up still. With restore, what was put aside is kept again.
 func (c *Client[T]) releaseChanged(key string, strict, restore bool) {
-	if e := c.changing.release(key, strict); restore && e != nil && !c.repeats.isPending(key) {
-		c.putBack(key, e)
+	var keep func(*entry[T])
+	if restore && c.instant {
+		keep = c.putBack(key, c.changing.aside(key, c.store.peek))
 	}
+	c.changing.release(key, strict, keep)
 	c.changing.any.Add(-1)
 }
 
-// putBack keeps what was put aside again, unless something is kept.
-func (c *Client[T]) putBack(key string, e *entry[T]) {
+// putBack returns what keeps e again, unless something is kept. The weigher, which is the caller's, is called before that.
+func (c *Client[T]) putBack(key string, e *entry[T]) func(*entry[T]) {
+	if e == nil {
+		return nil
+	}
 	l := lease[T]{tags: e.tagging()}
 	again := *e
 	again.meta &^= taggedBit
-	var err error
 	if c.weigh != nil {
-		l.weight, err = c.weigh(key, &again)
+		var err error
+		if l.weight, err = c.weigh(key, &again); err != nil {
+			return nil // it is gone, as after an eviction
+		}
 	}
-	if err == nil {
-		_, _ = c.store.fill(context.Background(), key, l, again, 0) // in memory; what has no room is gone, as after an eviction
+	return func(aside *entry[T]) {
+		if aside == e && !c.repeats.isPending(key) {
+			_, _ = c.store.fill(context.Background(), key, l, again, 0) // in memory; what has no room is gone too
+		}
+	}
+}
+
+// forgetChanged follows a write or removal of keys, before which restored was that of changing. What a Discard has kept again
+// meanwhile is older.
+func (c *Client[T]) forgetChanged(restored uint64, keys ...string) {
+	for {
+		for _, key := range keys {
+			c.changing.forget(key)
+		}
+		now := c.changing.restored.Load()
+		if now == restored {
+			return
+		}
+		restored = now
+		for _, key := range keys {
+			c.store.dropNear(key)
+		}
+	}
+}
+
+// forgetAllChanged is forgetChanged for every key.
+func (c *Client[T]) forgetAllChanged(restored uint64) {
+	for c.changing.forgetAll(); c.changing.restored.Load() != restored; c.changing.forgetAll() {
+		restored = c.changing.restored.Load()
+		c.store.dropAllNear()
 	}
 }
 
 // hidden reports whether a lookup finds nothing under key, since its change has declared it. Otherwise it returns what there is
-// to find besides what is kept.
-func (c *Client[T]) hidden(ctx context.Context, key string) (hidden bool, aside *entry[T]) {
+// to find, which is kept if peek has found anything.
+func (c *Client[T]) hidden(ctx context.Context, key string, kept *entry[T]) (hidden bool, found *entry[T]) {
 	if ch := changeOf(ctx); ch != nil && ch.has(c.backend, c.cfg.Name, key) {
 		return true, nil
 	}
-	return false, c.changing.aside(key)
+	if kept != nil {
+		return false, kept
+	}
+	return false, c.changing.aside(key, c.store.peek)
 }

@@ -1,7 +1,6 @@
 package cacheaside
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"math"
@@ -66,11 +65,10 @@ type found[T any] struct {
 // is the context's.
 func (c *Client[T]) find(ctx context.Context, key string, kept *entry[T]) (found[T], error) {
 	if c.changing.any.Load() > 0 {
-		hidden, aside := c.hidden(ctx, key)
-		if hidden {
+		var hidden bool
+		if hidden, kept = c.hidden(ctx, key, kept); hidden {
 			return found[T]{state: absent}, ctx.Err()
 		}
-		kept = cmp.Or(kept, aside)
 	}
 	if kept != nil {
 		if f := c.judge(kept, c.clock.now()); f.state != absent {

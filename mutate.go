@@ -51,10 +51,9 @@ func (c *Client[T]) fenceAllOf(ctx context.Context, keys []string) (unfence func
 // invalidate removes keys whose fences are up, though ctx may have ended, and has the removal of those
 // that fail tried again.
 func (c *Client[T]) invalidate(ctx context.Context, keys []string) error {
+	restored := c.changing.restored.Load()
 	failed, cause := c.store.deleteMany(context.WithoutCancel(ctx), keys)
-	for _, key := range keys {
-		c.changing.forget(key)
-	}
+	c.forgetChanged(restored, keys...)
 	if cause == nil {
 		return nil
 	}

@@ -8,8 +8,9 @@ import "context"
 func (c *Client[T]) dropKeys(keys []string) {
 	for _, key := range keys {
 		w, _ := c.fence(context.Background(), key, false) // the context does not end, so there is no error
+		restored := c.changing.restored.Load()
 		c.store.dropNear(key)
-		c.changing.forget(key)
+		c.forgetChanged(restored, key)
 		c.unfence(key, w)
 	}
 }
@@ -17,8 +18,9 @@ func (c *Client[T]) dropKeys(keys []string) {
 // dropAll is dropKeys for every key.
 func (c *Client[T]) dropAll() {
 	_ = c.flights.fenceAll(context.Background()) // nil: the context does not end
+	restored := c.changing.restored.Load()
 	c.store.dropAllNear()
-	c.changing.forgetAll()
+	c.forgetAllChanged(restored)
 	c.flights.unfenceAll()
 }
 
@@ -26,8 +28,9 @@ func (c *Client[T]) dropAll() {
 // set until then does not count.
 func (c *Client[T]) suspend() {
 	c.repeats.suspend()
+	restored := c.changing.restored.Load()
 	c.store.suspend()
-	c.changing.forgetAll()
+	c.forgetAllChanged(restored)
 }
 
 func (c *Client[T]) resume() {

@@ -92,8 +92,20 @@ var changeMutants = []mutant{
 	{
 		name:    "changes-what-was-deleted-meanwhile-comes-back",
 		promise: "changes",
-		edits:   change("cache.go", "\terr := c.writeError(c.store.delete(ctx, key))\n\tc.changing.forget(key) // after that: what has been put aside before it is as old as what was deleted\n", "\terr := c.writeError(c.store.delete(ctx, key))\n"),
+		edits:   change("cache.go", "\tc.forgetChanged(restored, key) // after that: what has been put aside before it is as old as what was deleted\n", "\t_ = restored\n"),
 		run:     "TestConformance/memory/changes_Discard",
+	},
+	{
+		name:    "changes-what-a-discard-keeps-again-outlives-a-clear",
+		promise: "changes",
+		edits:   change("change_keys.go", "\tfor c.changing.forgetAll(); c.changing.restored.Load() != restored; c.changing.forgetAll() {\n", "\tfor c.changing.forgetAll(); false; c.changing.forgetAll() {\n"),
+		run:     "TestWhatADiscardKeepsAgainIsNotOlderThanADelete",
+	},
+	{
+		name:    "changes-what-is-set-meanwhile-is-looked-for-once",
+		promise: "changes",
+		edits:   change("change_keys.go", "\treturn peek(key)\n", "\t_ = peek\n\treturn nil\n"),
+		run:     "TestALookupFindsWhatIsSetDuringAMutate",
 	},
 	{
 		name:    "changes-one-left-open-holds-for-ever",
