@@ -289,12 +289,18 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 	if err := c.checkJSON(); err != nil {
 		return nil, err
 	}
+	if w := weigh; o.scope != nil && w != nil {
+		weigh = func(key string, value T) int { return w(c.outer(key), value) }
+	}
 	if err := c.openStore(ctx, b, named, weigh); err != nil {
 		c.unclaim()
 		return nil, err
 	}
 	if o.mutated != nil {
 		c.store = newGuarded(c.store, cfg, c.instant, o.mutated)
+	}
+	if c.quick = c.store; o.scope != nil {
+		c.quick = unscoped[T]{}
 	}
 	rules := flightRules{timeout: cfg.FetchTimeout, derive: o.fetchContext, instant: c.instant, traced: len(c.watchers.tracers) > 0}
 	if b.local != nil {
@@ -308,7 +314,7 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 
 // meet makes the cache known to its backend, and to the caches of this process that hold the same keys.
 func (c *Client[T]) meet(b *Backend) {
-	if c.tagger != nil {
+	if c.tagger != nil || c.opts.scope != nil {
 		b.tags.expect()
 	}
 	c.unaged = c.enterAges()
@@ -383,9 +389,13 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, named bool, weigh
 
 // form is how values of this cache stand in Redis.
 func (c *Client[T]) form(codec Codec[T]) form[T] {
+	fingerprint := fingerprintOf(codec, c.opts.schema)
+	if c.opts.scope != nil {
+		fingerprint = ^fingerprint // a cache of this name without scopes, in another process, does not take these values for its own
+	}
 	return form[T]{
 		codec:       codec,
-		fingerprint: fingerprintOf(codec, c.opts.schema),
+		fingerprint: fingerprint,
 		clock:       c.clock,
 		window:      c.window,
 		maxBytes:    c.cfg.MaxValueBytes,

@@ -1,6 +1,7 @@
 package cacheaside
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ type FetchManyFunc[T any] = func(ctx context.Context, keys []string) (map[string
 // it returns what this process holds, and an error that matches [ErrUnavailable]; if ctx has ended, the same
 // and the error of ctx.
 func (c *Client[T]) GetMany(ctx context.Context, keys []string) (map[string]T, error) {
-	m, err := c.newMany(context.WithoutCancel(ctx), keys)
+	m, err := c.newManyInScope(ctx, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +56,16 @@ func (c *Client[T]) SetMany(ctx context.Context, values map[string]T, ttl time.D
 // DeleteMany is [Client.Delete] for several keys at once. If some cannot be deleted, the others are, and
 // the error says how many failed and why.
 func (c *Client[T]) DeleteMany(ctx context.Context, keys []string) error {
-	return c.forEach(ctx, keys, func(key string) error { return c.Delete(ctx, key) })
+	keys, err := c.locateMany(ctx, keys)
+	if err != nil {
+		return cmp.Or(c.checkMany(ctx, nil), err)
+	}
+	return c.deleteKeys(ctx, keys)
+}
+
+// deleteKeys is DeleteMany for keys inside.
+func (c *Client[T]) deleteKeys(ctx context.Context, keys []string) error {
+	return c.forEach(ctx, keys, func(key string) error { return c.deleteKey(ctx, key) })
 }
 
 // GetManyWithFetch returns what is cached under keys, and gets what is not by one call of fetch, which
@@ -68,13 +78,14 @@ func (c *Client[T]) DeleteMany(ctx context.Context, keys []string) error {
 // and why; it matches the causes. Of a batch that is too large to be stored within [Config.OpTimeout] a part is
 // stored, and more by the next look-up.
 func (c *Client[T]) GetManyWithFetch(ctx context.Context, keys []string, ttl time.Duration, fetch FetchManyFunc[T]) (map[string]T, error) {
-	m, err := c.newMany(context.WithoutCancel(ctx), keys)
+	m, err := c.newManyInScope(ctx, keys)
 	if err != nil {
 		return nil, err
 	}
 	if fetch == nil {
 		return nil, nilArgument("fetch", "a function")
 	}
+	fetch = c.fetchOuter(fetch)
 	var missing, due []request[T]
 	for _, q := range c.findMany(ctx, m.keys) {
 		q.ttl = ttl
@@ -144,6 +155,15 @@ func (c *Client[T]) newMany(ctx context.Context, keys []string) (*many[T], error
 	return &many[T]{client: c, keys: distinct(keys), values: make(map[string]T, len(keys))}, nil
 }
 
+// newManyInScope is newMany, for lookups.
+func (c *Client[T]) newManyInScope(ctx context.Context, keys []string) (*many[T], error) {
+	m, err := c.newMany(context.WithoutCancel(ctx), keys)
+	if err == nil {
+		m.keys, err = c.locateMany(ctx, m.keys)
+	}
+	return m, err
+}
+
 func (c *Client[T]) checkMany(ctx context.Context, keys []string) error {
 	if err := c.check(ctx, ""); err != nil {
 		return err
@@ -175,7 +195,7 @@ func (m *many[T]) addHit(key string, f found[T]) {
 func (m *many[T]) add(key string, r Result[T], err error) {
 	switch {
 	case err == nil:
-		m.values[key] = r.Value
+		m.values[m.client.outer(key)] = r.Value
 	case !errors.Is(err, ErrNotFound) || isPanic(err):
 		m.fail(err)
 	}

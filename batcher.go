@@ -42,7 +42,7 @@ func (c *Client[T]) BindMany(ttl time.Duration, fetch FetchManyFunc[T], b Batchi
 	if c.cfg.FetchTimeout > 0 {
 		b.MaxWait = min(b.MaxWait, c.cfg.FetchTimeout/2)
 	}
-	collector := &batcher[T]{client: c, fetch: fetch, rules: b}
+	collector := &batcher[T]{client: c, fetch: c.fetchOuter(fetch), rules: b, open: make(map[string]*collection[T])}
 	return &Loader[T]{client: c, ttl: ttl, fetch: collector.fetchOne, collects: true, alone: c.alone(fetch), width: 2 * b.MaxSize}, nil
 }
 
@@ -53,11 +53,12 @@ type batcher[T any] struct {
 	rules  Batching
 
 	mu   sync.Mutex
-	open *collection[T] // which further keys may join; nil if there is none
+	open map[string]*collection[T] // which further keys may join; of each scope at most one
 }
 
 // collection is one fetch of several keys, and its outcome.
 type collection[T any] struct {
+	scope   string           // of its keys
 	context flightContext    // what the fetch runs under; it ends when nobody waits any more
 	keys    keySet           // each once, however many members ask for it
 	members []*flightContext // their fetches
@@ -98,13 +99,14 @@ func (b *batcher[T]) fetchOne(ctx context.Context, key string) (value T, err err
 func (b *batcher[T]) join(ctx context.Context, key string, own *flightContext) (col *collection[T], full bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	col = b.open
+	scope := b.client.scopeIn(key)
+	col = b.open[scope]
 	if col == nil {
-		col = &collection[T]{done: make(chan struct{})}
+		col = &collection[T]{scope: scope, done: make(chan struct{})}
 		values, _ := lend(ctx, true, nil) // ctx is a fetch's, so there is nothing to give back
 		b.client.flights.open(values, &col.context, nil)
 		col.context.keys = &col.keys
-		b.open = col
+		b.open[scope] = col
 		col.timer = time.AfterFunc(b.rules.MaxWait, func() { b.close(col) })
 	}
 	own.collective.Store(&col.context)
@@ -114,7 +116,7 @@ func (b *batcher[T]) join(ctx context.Context, key string, own *flightContext) (
 		col.keys.list = append(col.keys.list, key)
 	}
 	if full = len(col.keys.list) >= b.rules.MaxSize; full {
-		b.open = nil
+		delete(b.open, scope)
 		col.timer.Stop()
 	}
 	return col, full
@@ -124,9 +126,9 @@ func (b *batcher[T]) join(ctx context.Context, key string, own *flightContext) (
 // have gone since, as they have when the cache is closed.
 func (b *batcher[T]) close(col *collection[T]) {
 	b.mu.Lock()
-	due := b.open == col
+	due := b.open[col.scope] == col
 	if due {
-		b.open = nil
+		delete(b.open, col.scope)
 	}
 	b.mu.Unlock()
 	if due && slices.ContainsFunc(col.members, func(m *flightContext) bool { return m.Err() == nil }) {

@@ -38,6 +38,7 @@ type Cache[T any] interface {
 // them, and must be taken as read-only; [WithClone] makes copies.
 type Client[T any] struct {
 	store    store[T]
+	quick    store[T] // what a hit looks at, by the caller's key: store, and nothing where keys have scopes
 	clock    *clock
 	flights  *flights[T]
 	cfg      Config // resolved
@@ -85,7 +86,7 @@ var _ Cache[struct{}] = (*Client[struct{}])(nil)
 // [ErrInvalidValue] if what is stored cannot be read, and [ErrUnavailable] if the backend does not answer.
 // What this process holds is returned even if ctx has ended.
 func (c *Client[T]) Get(ctx context.Context, key string) (T, error) {
-	e := c.store.peek(key)
+	e := c.quick.peek(key)
 	if e != nil && (c.surelyFresh(e) || c.surelyCounts(e)) {
 		c.countLocalHit()
 		if c.clone != nil {
@@ -106,7 +107,7 @@ func (c *Client[T]) Get(ctx context.Context, key string) (T, error) {
 // a fetch that takes longer than [Config.FetchTimeout] as [ErrFetchTimeout]; one that asks for its own key
 // as [ErrReentrant]. A backend that does not answer is no error: then fetch is called.
 func (c *Client[T]) GetWithFetch(ctx context.Context, key string, ttl time.Duration, fetch FetchFunc[T]) (T, error) {
-	e := c.store.peek(key)
+	e := c.quick.peek(key)
 	if e != nil && (c.surelyFresh(e) || c.surelyCounts(e)) && fetch != nil {
 		c.countLocalHit()
 		if c.clone != nil {
@@ -130,8 +131,11 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	if ttl <= 0 {
 		return invalidTTL(ttl)
 	}
+	if key, err = c.locate(ctx, key); err != nil {
+		return err
+	}
 	if changeOf(ctx) != nil {
-		return c.Changed(ctx, key)
+		return c.changed(ctx, key)
 	}
 	c.checkRoundTrip(key, value)
 	tags, err := c.tagSet(ctx, key, value, ttl)
@@ -190,8 +194,17 @@ func (c *Client[T]) Delete(ctx context.Context, key string) error {
 	if err := c.check(ctx, key); err != nil {
 		return err
 	}
+	key, err := c.locate(ctx, key)
+	if err != nil {
+		return err
+	}
+	return c.deleteKey(ctx, key)
+}
+
+// deleteKey is Delete of a key inside.
+func (c *Client[T]) deleteKey(ctx context.Context, key string) error {
 	if changeOf(ctx) != nil {
-		if err := c.Changed(ctx, key); err != nil {
+		if err := c.changed(ctx, key); err != nil {
 			return err
 		}
 	}
@@ -318,6 +331,14 @@ func checkKey(key string) error {
 
 // get is Get without its fast path. kept is what peek returned.
 func (c *Client[T]) get(ctx context.Context, key string, kept *entry[T]) (value T, err error) {
+	if c.opts.scope != nil {
+		q := request[T]{key: key}
+		r, hit, err := c.hitInScope(ctx, &q)
+		if hit || err != nil {
+			return r.Value, err
+		}
+		key, kept = q.key, c.store.peek(q.key)
+	}
 	if err := c.checkLookup(key); err != nil {
 		return value, err
 	}

@@ -56,6 +56,14 @@ type promise struct {
 // promises is filled by the conformance_*_test.go files.
 var promises []promise
 
+func isRemote(r rig) bool { return r.remote }
+func isLeased(r rig) bool { return r.name == BackendRueidisAside }
+
+// redisKeyOf is where a cache keeps what it is asked for by k.
+func redisKeyOf[T any](c *Client[T], k string) string {
+	return c.cfg.Prefix + ":" + c.cfg.Name + ":" + k
+}
+
 func TestConformance(t *testing.T) {
 	for _, r := range rigs {
 		t.Run(r.name, func(t *testing.T) {

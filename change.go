@@ -290,6 +290,15 @@ func (c *Client[T]) Changed(ctx context.Context, keys ...string) error {
 	if c.isClosed() {
 		return ErrClosed
 	}
+	keys, err := c.locateMany(ctx, keys)
+	if err != nil {
+		return err
+	}
+	return c.changed(ctx, keys...)
+}
+
+// changed is Changed for keys inside.
+func (c *Client[T]) changed(ctx context.Context, keys ...string) error {
 	return c.backend.changed(ctx, sorted{keys: map[string][]string{c.cfg.Name: distinct(keys)}})
 }
 

@@ -44,9 +44,6 @@ func init() {
 	)
 }
 
-func isRemote(r rig) bool { return r.remote }
-func isLeased(r rig) bool { return r.name == BackendRueidisAside }
-
 // manySource counts the calls of a source of several keys, and the keys they were for.
 type manySource struct {
 	mu    sync.Mutex

@@ -32,11 +32,6 @@ func init() {
 	)
 }
 
-// redisKeyOf is where a cache keeps what it is asked for by k.
-func redisKeyOf[T any](c *Client[T], k string) string {
-	return c.cfg.Prefix + ":" + c.cfg.Name + ":" + k
-}
-
 // put stores bytes in the place of an entry.
 func put[T any](e *env, c *Client[T], k, data string) {
 	e.at(redisKeyOf(c, k)).Must("SET", redisKeyOf(c, k), data)

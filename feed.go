@@ -128,6 +128,10 @@ func (s *feedSource) Invalidate(refs ...Ref) {
 			s.of.watchers.observe(Event{Kind: EventInvalidationLost, Err: err})
 			continue
 		}
+		if r.bare {
+			s.clear(r.cache)
+			continue
+		}
 		good = append(good, r)
 	}
 	s.of.feeds.told.Add(uint64(len(good)))
@@ -137,6 +141,17 @@ func (s *feedSource) Invalidate(refs ...Ref) {
 	}
 	// An error was told of, and the removal is tried again.
 	_ = s.of.Mutate(context.WithoutCancel(s.ctx), good, func(context.Context) error { return nil })
+}
+
+// clear removes all of a cache, since a Ref that a feed tells of names a key and not its scope.
+func (s *feedSource) clear(name string) {
+	for _, m := range s.of.siblingsOf(name) {
+		if s.of.conn == nil {
+			m.dropAll()
+		} else {
+			m.clearLater()
+		}
+	}
 }
 
 // dropHere removes what refs name from the caches of this process, and tells no other.

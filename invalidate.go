@@ -12,10 +12,13 @@ import (
 
 // sibling is a cache as its backend sees it, whatever its type of values.
 type sibling interface {
-	DeleteMany(ctx context.Context, keys []string) error
+	deleteKeys(ctx context.Context, keys []string) error
 	fenceAllOf(ctx context.Context, keys []string) (unfence func(), err error)
 	invalidate(ctx context.Context, keys []string) error
 	oldestFlight() uint64
+
+	// locate returns the key inside, with the scope of ctx if the cache has scopes. What takes keys here takes those.
+	locate(ctx context.Context, key string) (string, error)
 
 	// holdChanged makes key, whose fence is up, one that a change has declared; if it is strict, no Set of it is kept meanwhile.
 	// releaseChanged ends that, and with restore what this process had kept is there again.
@@ -91,7 +94,7 @@ func (b *Backend) Invalidate(ctx context.Context, refs ...Ref) error {
 	var errs []error
 	for name, keys := range named.keys {
 		for _, m := range b.siblingsOf(name) {
-			errs = append(errs, m.DeleteMany(ctx, keys))
+			errs = append(errs, m.deleteKeys(ctx, keys))
 		}
 	}
 	if len(named.tags) > 0 {
@@ -163,11 +166,39 @@ func (b *Backend) checkRefs(ctx context.Context, refs []Ref) (sorted, error) {
 	if closed {
 		return sorted{}, ErrClosed
 	}
+	refs, err := b.locate(ctx, refs)
+	if err != nil {
+		return sorted{}, err
+	}
 	named, err := sortRefs(refs)
 	if err != nil {
 		return named, err
 	}
 	return named, ctx.Err()
+}
+
+// locate gives refs of keys in a cache with scopes the scope of ctx.
+func (b *Backend) locate(ctx context.Context, refs []Ref) ([]Ref, error) {
+	if !slices.ContainsFunc(refs, func(r Ref) bool { return r.bare }) {
+		return refs, nil
+	}
+	refs = slices.Clone(refs)
+	for i := range refs {
+		r := &refs[i]
+		if !r.bare {
+			continue
+		}
+		siblings := b.siblingsOf(r.cache)
+		if len(siblings) == 0 { // in memory, and closed: there is nothing
+			continue
+		}
+		inner, err := siblings[0].locate(ctx, r.name)
+		if err != nil {
+			return nil, err
+		}
+		r.name, r.bare = inner, false
+	}
+	return refs, nil
 }
 
 // siblingsOf returns the open caches of this name. Where there is none in this process, a stranger stands for the one that
@@ -220,9 +251,13 @@ func newStranger(b *Backend, name string) *stranger {
 	return s
 }
 
-func (s *stranger) DeleteMany(ctx context.Context, keys []string) error {
+func (s *stranger) deleteKeys(ctx context.Context, keys []string) error {
 	_, err := s.remote.deleteMany(ctx, keys)
 	return err
+}
+
+func (s *stranger) locate(context.Context, string) (string, error) {
+	return "", fmt.Errorf("%w: the cache is not open in this process, wanted: RefsIn", ErrNoScope)
 }
 
 func (s *stranger) fenceAllOf(context.Context, []string) (func(), error) { return func() {}, nil }

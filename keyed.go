@@ -267,12 +267,12 @@ func (c *KeyedClient[K, T]) fetchOne(fetch KeyedFetchFunc[K, T]) FetchFunc[T] {
 func (c *KeyedClient[K, T]) peek(key K) *entry[T] {
 	switch c.kind {
 	case stringKey:
-		return c.client.store.peek(*(*string)(unsafe.Pointer(&key)))
+		return c.client.quick.peek(*(*string)(unsafe.Pointer(&key)))
 	case codedKey:
 		return c.peekCoded(key)
 	}
 	var room integerRoom
-	return c.client.store.peek(unkept(c.integer(&room, &key)))
+	return c.client.quick.peek(unkept(c.integer(&room, &key)))
 }
 
 // peekCoded returns nil as well for a key that has not been checked lately: Key does that.
@@ -289,7 +289,7 @@ func (c *KeyedClient[K, T]) peekCoded(key K) (e *entry[T]) {
 	}()
 	*room = c.keys.Append((*room)[:0], key)
 	if s := unkept(*room); c.coded.isChecked(s, key) {
-		e = c.client.store.peek(s)
+		e = c.client.quick.peek(s)
 	}
 	return e
 }

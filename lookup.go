@@ -64,7 +64,7 @@ func (c *Client[T]) Bind(ttl time.Duration, fetch FetchFunc[T]) *Loader[T] {
 // Get is [Client.GetWithFetch] with the ttl and the fetch that l was bound to.
 func (l *Loader[T]) Get(ctx context.Context, key string) (T, error) {
 	c := l.client
-	e := c.store.peek(key)
+	e := c.quick.peek(key)
 	if e != nil && (c.surelyFresh(e) || c.surelyCounts(e)) && l.fetch != nil {
 		c.countLocalHit()
 		if c.clone != nil {
@@ -72,11 +72,11 @@ func (l *Loader[T]) Get(ctx context.Context, key string) (T, error) {
 		}
 		return e.value, nil
 	}
-	fetch := l.fetch
+	fetch, collects := l.fetch, l.collects
 	if l.alone != nil && changeOf(ctx) != nil {
-		fetch = l.alone
+		fetch, collects = l.alone, false
 	}
-	r, err := c.getOrFetch(ctx, request[T]{key: key, ttl: l.ttl, fetch: fetch, collects: l.collects})
+	r, err := c.getOrFetch(ctx, request[T]{key: key, ttl: l.ttl, fetch: fetch, collects: collects})
 	return r.Value, err
 }
 
@@ -88,6 +88,7 @@ type request[T any] struct {
 	fetch FetchFunc[T]
 
 	collects bool // fetch waits for one of several keys, which counts as the call of the source
+	scoped   bool // key is the key inside, and fetch gets the caller's unless it collects
 
 	aged      bool  // nothing counts that was fetched before notBefore
 	notBefore int64 // on the clock
@@ -106,11 +107,16 @@ type request[T any] struct {
 // getOrFetch answers a look-up in the order that the documentation gives: what is fresh, what is stale
 // while it is being refreshed, and else the flight of the key.
 func (c *Client[T]) getOrFetch(ctx context.Context, q request[T]) (Result[T], error) {
+	if q.fetch == nil {
+		return Result[T]{}, cmp.Or(c.checkLookup(q.key), nilArgument("fetch", "a function"))
+	}
+	if c.opts.scope != nil && !q.scoped {
+		if r, hit, err := c.hitInScope(ctx, &q); hit || err != nil {
+			return r, err
+		}
+	}
 	if err := c.checkLookup(q.key); err != nil {
 		return Result[T]{}, err
-	}
-	if q.fetch == nil {
-		return Result[T]{}, nilArgument("fetch", "a function")
 	}
 	c.sampled(q.key)
 	if changeOf(ctx) != nil {

@@ -27,6 +27,10 @@ func (c *Client[T]) Mutate(ctx context.Context, keys []string, write func(contex
 	if write == nil {
 		return nilArgument("write", "a function")
 	}
+	keys, err := c.locateMany(ctx, keys)
+	if err != nil {
+		return err
+	}
 	return c.backend.mutate(ctx, sorted{keys: map[string][]string{c.cfg.Name: distinct(keys)}}, write)
 }
 

@@ -23,6 +23,7 @@ type nameClaim struct {
 	values      reflect.Type
 	fingerprint uint32
 	named       bool // by the configuration or by New, and not by default
+	scoped      bool // its keys have scopes
 }
 
 // nameClaims are those of the open caches of this process. Nothing else is locked while mu is held.
@@ -35,7 +36,7 @@ var nameClaims = struct {
 // keyspace for values of another type, unless both were given the name and can read each other's values.
 func (c *Client[T]) claimName(conn *conn, named bool, fingerprint uint32) error {
 	at := keyspace{conn.place(), c.cfg.Prefix, c.cfg.Name}
-	mine := &nameClaim{reflect.TypeFor[T](), fingerprint, named}
+	mine := &nameClaim{reflect.TypeFor[T](), fingerprint, named, c.opts.scope != nil}
 	others, err := at.take(mine)
 	if err != nil {
 		return err
@@ -59,6 +60,9 @@ func (at keyspace) take(mine *nameClaim) (others []*nameClaim, err error) {
 	defer nameClaims.mu.Unlock()
 	others = nameClaims.at[at]
 	for _, other := range others {
+		if mine.scoped != other.scoped {
+			return nil, fieldError("Name", fmt.Sprintf("%q, as of an open cache on the same Redis, of which one has scopes and one has none", at.name), "WithScope for both, or "+ownName)
+		}
 		if mine.disturbs(other) {
 			return nil, fieldError("Name", fmt.Sprintf("%q, as of an open cache of %v on the same Redis", at.name, other.values), ownName)
 		}

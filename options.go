@@ -31,8 +31,9 @@ type options struct {
 	process      *process // nil: this one
 	roundTrip    func(key string, err error)
 	bus          *RedisConfig
-	schema       *int  // the version that WithSchemaVersion names
-	err          error // the first bad option
+	scope        func(context.Context) (string, error) // nil: there are no scopes
+	schema       *int                                  // the version that WithSchemaVersion names
+	err          error                                 // the first bad option
 }
 
 func collect(opts []Option) options {

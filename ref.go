@@ -11,6 +11,7 @@ type Ref struct {
 	cache string // "" for a tag: no cache has that name
 	name  string // the key, or the tag
 	some  bool   // it is not the zero Ref
+	bare  bool   // the scope of its key is that of the context in which it is used
 }
 
 const (
@@ -18,7 +19,8 @@ const (
 	tagRef = "tag:"
 )
 
-// Refs returns a Ref for each of keys, as keys of this cache.
+// Refs returns a Ref for each of keys, as keys of this cache. If that has scopes, they are keys in the scope of the context in
+// which they are used; see [WithScope] and [Client.RefsIn].
 func (c *Client[T]) Refs(keys ...string) []Ref {
 	refs := make([]Ref, len(keys))
 	for i, key := range keys {
@@ -27,7 +29,9 @@ func (c *Client[T]) Refs(keys ...string) []Ref {
 	return refs
 }
 
-func (c *Client[T]) ref(key string) Ref { return Ref{cache: c.cfg.Name, name: key, some: true} }
+func (c *Client[T]) ref(key string) Ref {
+	return Ref{cache: c.cfg.Name, name: key, some: true, bare: c.opts.scope != nil}
+}
 
 // Tags returns a Ref for each of tags. A tag belongs to the prefix: whatever carries it is named, in whichever cache.
 func Tags(tags ...string) []Ref {
@@ -49,10 +53,14 @@ func (r Ref) String() string {
 	return keyRef + r.cache + ":" + r.name
 }
 
-// MarshalText returns r as text. The zero Ref is an error.
+// MarshalText returns r as text. The zero Ref is an error, and so is one that Refs of a cache with scopes has made ([ErrNoScope]):
+// text has no context, so [Client.RefsIn] names the scope.
 func (r Ref) MarshalText() ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, err
+	}
+	if r.bare {
+		return nil, fmt.Errorf("%w: a Ref of the cache %q has left its context, wanted: RefsIn", ErrNoScope, r.cache)
 	}
 	return []byte(r.String()), nil
 }

@@ -79,10 +79,7 @@ func (f *flightContext) given() []string {
 // tagsOf returns the tags of a value: those that its fetch was given, and those that the value tells.
 func (c *Client[T]) tagsOf(given []string, key string, value T) (tags []string, err error) {
 	if c.tagger == nil {
-		if len(given) == 0 {
-			return nil, nil
-		}
-		return checkTags(given)
+		return c.checkTags(key, given)
 	}
 	returned := false
 	defer func() {
@@ -90,12 +87,21 @@ func (c *Client[T]) tagsOf(given []string, key string, value T) (tags []string, 
 			tags, err = nil, fmt.Errorf("%w: its tags failed: %w", ErrInvalidValue, abnormal(recover()))
 		}
 	}()
-	told := c.tagger(key, value)
+	told := c.tagger(c.outer(key), value)
 	returned = true
-	if len(told)+len(given) == 0 {
-		return nil, nil
+	return c.checkTags(key, append(told[:len(told):len(told)], given...))
+}
+
+// checkTags is checkTags with the tags that the cache itself gives.
+func (c *Client[T]) checkTags(key string, tags []string) ([]string, error) {
+	var err error
+	if len(tags) > 0 {
+		tags, err = checkTags(tags)
 	}
-	return checkTags(append(told[:len(told):len(told)], given...))
+	if own := c.ownTags(key); len(own) > 0 {
+		tags = distinctTags(append(own, tags...))
+	}
+	return tags, err
 }
 
 // InvalidateTags makes every cache of the backend, in every process, forget what was fetched or set before under one of
@@ -205,8 +211,8 @@ func (c *Client[T]) seal(flights []*flight[T], values []T, errs []error) {
 		var tags []string
 		if errs[i] == nil {
 			tags, f.badTags = c.tagsOf(given, f.key, values[i])
-		} else if len(given) > 0 {
-			tags, f.badTags = checkTags(given)
+		} else {
+			tags, f.badTags = c.checkTags(f.key, given)
 		}
 		if len(tags) == 0 {
 			continue

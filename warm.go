@@ -71,6 +71,12 @@ func (l *Loader[T]) Warm(ctx context.Context, keys iter.Seq[string]) error {
 // warm fills key. Inside of a fetch that is a look-up: that fetch lends its place.
 func (c *Client[T]) warm(ctx context.Context, l *Loader[T], key string) error {
 	q := request[T]{key: key, ttl: l.ttl, fetch: l.fetch, collects: l.collects}
+	if c.opts.scope != nil {
+		_, hit, err := c.hitInScope(ctx, &q)
+		if hit || err != nil {
+			return err
+		}
+	}
 	if flightOf(ctx) != nil {
 		_, err := c.getOrFetch(ctx, q)
 		return c.unlessNotFound(err)

@@ -32,7 +32,7 @@ var changeMutants = []mutant{
 	{
 		name:    "changes-collected-fetches-inside-are-shared",
 		promise: "G27",
-		edits:   change("lookup.go", "\tif l.alone != nil && changeOf(ctx) != nil {\n\t\tfetch = l.alone\n\t}\n", ""),
+		edits:   change("lookup.go", "\tif l.alone != nil && changeOf(ctx) != nil {\n\t\tfetch, collects = l.alone, false\n\t}\n", ""),
 		run:     "TestConformance/memory/G27_so_do_batches",
 	},
 	{
