@@ -78,17 +78,26 @@ func (c *Client[T]) deleteKeys(ctx context.Context, keys []string) error {
 // and why; it matches the causes. Of a batch that is too large to be stored within [Config.OpTimeout] a part is
 // stored, and more by the next look-up.
 func (c *Client[T]) GetManyWithFetch(ctx context.Context, keys []string, ttl time.Duration, fetch FetchManyFunc[T]) (map[string]T, error) {
-	m, err := c.newManyInScope(ctx, keys)
+	if fetch == nil {
+		return nil, cmp.Or(c.checkMany(context.WithoutCancel(ctx), keys), nilArgument("fetch", "a function"))
+	}
+	return c.getMany(ctx, keys, request[T]{ttl: ttl}, fetch)
+}
+
+// getMany is GetManyWithFetch for keys each of which is asked for as like is.
+func (c *Client[T]) getMany(ctx context.Context, keys []string, like request[T], fetch FetchManyFunc[T]) (map[string]T, error) {
+	m, err := c.newMany(context.WithoutCancel(ctx), keys)
+	if err == nil && !like.scoped {
+		fetch = c.fetchOuter(fetch)
+		m.keys, err = c.locateMany(ctx, m.keys)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if fetch == nil {
-		return nil, nilArgument("fetch", "a function")
-	}
-	fetch = c.fetchOuter(fetch)
+	ttl := like.ttl
 	var missing, due []request[T]
 	for _, q := range c.findMany(ctx, m.keys) {
-		q.ttl = ttl
+		q.ttl, q.aged, q.anew, q.notBefore = ttl, like.aged, like.anew, like.notBefore
 		c.setAge(ctx, &q.request)
 		q.failed = q.err != nil && errors.Is(q.err, ErrUnavailable)
 		switch {

@@ -118,7 +118,7 @@ func (c *Client[T]) fetchOrJoinMany(ctx context.Context, m *many[T], missing []r
 			r, err = c.refused(err, *missing[i].fallback())
 		} else {
 			r, err = c.wait(ctx, inside, j.flight, missing[i].fallback(), soft)
-			if !j.started && j.flight.isOver() && (j.flight.mayBeOld(&missing[i]) || c.isTooOld(&missing[i], &r)) {
+			if !j.started && j.flight.isOver() && (j.flight.mayBeOld(&missing[i]) || c.isTooOld(&missing[i], &r) || err != nil && errors.Is(err, errMoved)) {
 				again = append(again, missing[i].key)
 				continue
 			}

@@ -66,10 +66,12 @@ type Client[T any] struct {
 	stats     counters
 	refreshes chan struct{} // holds one element a refresh under way
 	chores    *chores
-	sampler   atomic.Pointer[keySampler] // nil unless keys are sampled
-	sampling  sync.Mutex                 // held by who samples them
-	repeats   *repeats                   // of invalidations that have failed
-	namesakes *namesakes                 // the caches of this process that hold the same keys, c among them; nil in memory
+	sampler   atomic.Pointer[keySampler]        // nil unless keys are sampled
+	sampling  sync.Mutex                        // held by who samples them
+	repeats   *repeats                          // of invalidations that have failed
+	aliases   atomic.Pointer[[]*AliasClient[T]] // nil without any
+	aliasing  sync.Mutex                        // held while one is added
+	namesakes *namesakes                        // the caches of this process that hold the same keys, c among them; nil in memory
 
 	closing sync.Once
 	closed  chan struct{}
@@ -137,14 +139,25 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 	if changeOf(ctx) != nil {
 		return c.changed(ctx, key)
 	}
+	return c.setKey(ctx, key, value, ttl)
+}
+
+// setKey is Set of a key inside.
+func (c *Client[T]) setKey(ctx context.Context, key string, value T, ttl time.Duration) error {
 	c.checkRoundTrip(key, value)
 	tags, err := c.tagSet(ctx, key, value, ttl)
+	if err == nil {
+		err = c.checkAliases(key, value)
+	}
 	if err != nil {
 		return c.refuse(ctx, key, err)
 	}
 	restored := c.changing.restored.Load()
 	w, err := c.fence(ctx, key, false)
 	defer c.unfence(key, w)
+	if err == nil {
+		err = c.beforeRemoval(ctx, []string{key}, false)
+	}
 	if err != nil {
 		return err
 	}
@@ -156,6 +169,7 @@ func (c *Client[T]) Set(ctx context.Context, key string, value T, ttl time.Durat
 		return c.remove(ctx, key)
 	case err == nil:
 		c.repeats.settle(key)
+		return c.index(ctx, key, value, ttl, nil)
 	case errors.Is(err, ErrInvalidValue):
 		return c.removeRefused(ctx, key, err)
 	}
@@ -219,6 +233,9 @@ func (c *Client[T]) deleteKey(ctx context.Context, key string) error {
 // remove removes key, whose fence is up.
 func (c *Client[T]) remove(ctx context.Context, key string) error {
 	restored := c.changing.restored.Load()
+	if err := c.beforeRemoval(ctx, []string{key}, false); err != nil {
+		return err
+	}
 	err := c.writeError(c.store.delete(ctx, key))
 	c.forgetChanged(restored, key) // after that: what has been put aside before it is as old as what was deleted
 	if err == nil {
@@ -244,6 +261,9 @@ func (c *Client[T]) Clear(ctx context.Context) error {
 		return err
 	}
 	defer c.forgetAllChanged(c.changing.restored.Load())
+	if err := c.beforeClear(ctx); err != nil {
+		return err
+	}
 	return c.writeError(c.store.clear(ctx))
 }
 
@@ -269,6 +289,7 @@ func (c *Client[T]) Close() error {
 		close(c.closed)
 		c.setSure() // no hit takes the short way from here on
 		c.repeats.stop()
+		c.closeAliases()
 		c.flights.close()
 		c.chores.close(chorePatience)
 		c.store.close()

@@ -26,6 +26,9 @@ func JSONCodec[T any]() Codec[T] { return jsonCodec[T]{} }
 // that all callers share on rueidis-aside.
 func BytesCodec() Codec[[]byte] { return bytesCodec{} }
 
+// aliasCodecID is that of the keys that aliases lead to.
+const aliasCodecID = 4
+
 // StringCodec keeps strings as they are.
 func StringCodec() Codec[string] { return stringCodec{} }
 

@@ -253,6 +253,10 @@ func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 	ttl := c.lifetime(f)
 	store := ttl > 0 && !f.under.skipStore.Load() && !f.failed
 	switch {
+	case err != nil && errors.Is(err, errMoved):
+		c.drop(f, noOutcome)
+		f.end(Result[T]{}, err)
+		return
 	case err != nil && !c.isNotFound(err):
 		c.flights.fail(f, err)
 		return
@@ -263,8 +267,15 @@ func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 		c.discarded()
 		c.drop(f, noOutcome)
 	case err == nil && store:
+		if refused := c.checkAliases(f.key, value); refused != nil {
+			c.unstorable(refused)
+			c.drop(f, notStored)
+			break
+		}
 		c.checkRoundTrip(f.key, value)
-		c.keep(f, c.entry(c.own(value), ttl, now, took), took)
+		if c.keep(f, c.entry(c.own(value), ttl, now, took), took) && c.aliases.Load() != nil {
+			c.indexFetched(f, value, ttl)
+		}
 	case err == nil:
 		c.drop(f, notStored)
 	default:
@@ -372,16 +383,15 @@ func (c *Client[T]) drop(f *flight[T], why outcome) {
 
 // keep stores e unless the flight is void. That it cannot be stored is not the caller's problem, but it is
 // counted and observed.
-func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
+func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) (stored bool) {
 	if f.lease != nil {
 		if c.chores.begin() { // Close waits for what is being stored, or its lease would be left behind
 			defer c.chores.end()
 		}
 		if !f.holds(nil) {
-			return // f has ended, and its lease is being given up
+			return false // f has ended, and its lease is being given up
 		}
 	}
-	stored := false
 	defer func() { // a codec's panic comes by here too
 		if !stored && f.lease != nil {
 			why := notStored
@@ -408,7 +418,6 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 	c.tellEvictions()
 	switch {
 	case stored:
-		return
 	case err == nil && f.isTimedOut():
 	case err == nil:
 		c.discarded()
@@ -417,6 +426,7 @@ func (c *Client[T]) keep(f *flight[T], e entry[T], took time.Duration) {
 	default:
 		_ = c.backendError(f.blame(err)) // counted and observed; the value is good without it
 	}
+	return stored
 }
 
 // isNotFound reports whether err is the source's answer that it has none. A panic never is, whatever error

@@ -34,6 +34,8 @@ type flightContext struct {
 	ttl       atomic.Int64 // set by OverrideTTL; ttlUnset otherwise
 	skipStore atomic.Bool  // set by SkipStore
 	tags      []string     // given by Tag; guarded by mu
+	asOf      stamp        // before the fetch began; the zero stamp if that is not known
+	vouch     *vouching    // for a result that another fetch has brought; guarded by mu
 	failed    atomic.Bool  // its failure has been counted
 
 	collective atomic.Pointer[flightContext] // of the fetch of several keys that this one is part of; see batcher.go

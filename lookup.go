@@ -192,7 +192,7 @@ func (c *Client[T]) fetchOrJoin(ctx context.Context, q *request[T]) (Result[T], 
 		defer stop()
 	}
 	r, err := c.wait(ctx, inside, f, was, soft)
-	if !started && f.isOver() && (f.mayBeOld(q) || c.isTooOld(q, &r)) {
+	if !started && f.isOver() && (f.mayBeOld(q) || c.isTooOld(q, &r) || err != nil && errors.Is(err, errMoved)) {
 		return c.lookOnceMore(ctx, q)
 	}
 	if err == nil && !started && r.Source == SourceFetched {
@@ -251,7 +251,7 @@ func (c *Client[T]) refused(err error, was found[T]) (Result[T], error) {
 // insteadOf returns the stale entry that a look-up found instead of a fetch's error, if it is within
 // StaleIfError. That the source has none is an answer, and no error to cover up.
 func (c *Client[T]) insteadOf(err error, was found[T]) (Result[T], error) {
-	if was.entry == nil || was.entry.negative() || c.isNotFound(err) || c.isClosed() {
+	if was.entry == nil || was.entry.negative() || c.isNotFound(err) || errors.Is(err, errMoved) || c.isClosed() {
 		return Result[T]{}, err
 	}
 	was.now = c.clock.now()

@@ -177,13 +177,16 @@ func (c *Client[T]) ClearScope(ctx context.Context, scope string) error {
 	return c.InvalidateTags(ctx, scopeTag(c.cfg.Name, scope))
 }
 
-// scopeTag is the tag of all that a cache keeps under scope. It begins with a byte that no text begins with, so that it does not
-// meet a tag of the caller's by accident.
-func scopeTag(name, scope string) string {
-	tag := "\x00scope:" + JoinKey(name, scope)
+// scopeTag is the tag of all that a cache keeps under scope.
+func scopeTag(name, scope string) string { return ownTag("scope", name, scope) }
+
+// ownTag returns a tag that the cache gives itself. It begins with a byte that no text begins with, so that it does not meet a tag of the
+// caller's by accident.
+func ownTag(kind string, parts ...string) string {
+	tag := "\x00" + kind + ":" + JoinKey(parts...)
 	if len(tag) > MaxTagBytes {
 		sum := sha256.Sum256([]byte(tag))
-		tag = "\x00scope#" + hex.EncodeToString(sum[:])
+		tag = "\x00" + kind + "#" + hex.EncodeToString(sum[:])
 	}
 	return tag
 }

@@ -308,6 +308,9 @@ func (f *flight[T]) begins(c *flightContext) bool {
 	f.fetching = true
 	if g.moment != nil {
 		f.asOf = g.moment()
+		if c.asOf == (stamp{}) {
+			c.asOf = f.asOf
+		}
 	}
 	if f.outdatedLocked() {
 		f.void, f.overtaken = true, true

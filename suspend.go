@@ -9,6 +9,7 @@ func (c *Client[T]) dropKeys(keys []string) {
 	for _, key := range keys {
 		w, _ := c.fence(context.Background(), key, false) // the context does not end, so there is no error
 		restored := c.changing.restored.Load()
+		c.dropAliases(key)
 		c.store.dropNear(key)
 		c.forgetChanged(restored, key)
 		c.unfence(key, w)
@@ -19,6 +20,7 @@ func (c *Client[T]) dropKeys(keys []string) {
 func (c *Client[T]) dropAll() {
 	_ = c.flights.fenceAll(context.Background()) // nil: the context does not end
 	restored := c.changing.restored.Load()
+	c.dropAliases()
 	c.store.dropAllNear()
 	c.forgetAllChanged(restored)
 	c.flights.unfenceAll()
@@ -28,6 +30,7 @@ func (c *Client[T]) dropAll() {
 // set until then does not count.
 func (c *Client[T]) suspend() {
 	c.repeats.suspend()
+	c.dropAliases()
 	restored := c.changing.restored.Load()
 	c.store.suspend()
 	c.forgetAllChanged(restored)

@@ -204,6 +204,7 @@ func (c *Client[T]) voided() {
 func (c *Client[T]) seal(flights []*flight[T], values []T, errs []error) {
 	var sealed []*flight[T]
 	var lists [][]string
+	var places []listed // of each sealed flight in lists
 	ttl := time.Duration(0)
 	for i, f := range flights {
 		f.looked = true
@@ -214,11 +215,18 @@ func (c *Client[T]) seal(flights []*flight[T], values []T, errs []error) {
 		} else {
 			tags, f.badTags = c.checkTags(f.key, given)
 		}
-		if len(tags) == 0 {
+		at := listed{tags: -1, witness: -1}
+		if len(tags) > 0 {
+			at.tags, lists = len(lists), append(lists, tags)
+		}
+		if v := f.under.vouched(); v != nil && len(v.witness) > 0 {
+			at.witness, lists = len(lists), append(lists, v.witness)
+		}
+		if at.tags < 0 && at.witness < 0 {
 			continue
 		}
 		f.seal()
-		sealed, lists, ttl = append(sealed, f), append(lists, tags), max(ttl, c.lifetime(f))
+		sealed, places, ttl = append(sealed, f), append(places, at), max(ttl, c.lifetime(f))
 	}
 	if len(sealed) == 0 {
 		return
@@ -228,13 +236,15 @@ func (c *Client[T]) seal(flights []*flight[T], values []T, errs []error) {
 	if !first.failed {
 		ctx, outlay := first.allowance.begin(context.Background())
 		var err error
-		all, err = c.tags.tag(ctx, lists, first.asOf, keptFor(ttl, c.window))
+		all, err = c.tags.tag(ctx, lists, first.under.vouchedAsOf(first.asOf), keptFor(ttl, c.window))
 		outlay.end()
 		_ = c.backendError(first.blame(err)) // counted and observed; the values are good without it
 	}
 	for i, f := range sealed {
-		if i < len(all) && all[i] != nil {
-			f.tags = all[i]
+		if at := places[i]; at.holds(all) {
+			if at.tags >= 0 {
+				f.tags = all[at.tags]
+			}
 			continue
 		}
 		f.doubt()
@@ -259,6 +269,7 @@ func (c *Client[T]) noteMoment(under *flightContext, flights ...*flight[T]) {
 	ctx, outlay := first.allowance.begin(under)
 	asOf := c.tags.asOf(ctx)
 	outlay.end()
+	under.asOf = asOf
 	for _, f := range flights {
 		f.asOf = asOf
 	}
