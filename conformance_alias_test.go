@@ -24,6 +24,7 @@ func init() {
 		promise{"G29", "lookups by key and by alias share a fetch", nil, checkAliasSharesFlights},
 		promise{"G29", "who has joined by key a fetch by an alias that has moved looks again", nil, checkAliasMovedUnderKey},
 		promise{"G29", "stale values and refreshes obey aliases", nil, checkAliasPolicies},
+		promise{"G29", "that the source has none under an alias is not covered up", nil, checkAliasNotCovered},
 		promise{"G29", "within a change aliases lead to what it has written", nil, checkAliasInside},
 		promise{"G29", "batches by alias", nil, checkAliasBatches},
 		promise{"G29", "aliases have scopes", nil, checkAliasScopes},
@@ -468,6 +469,18 @@ func checkAliasPolicies(e *env) {
 	v, err = c.Get(e.Context(), "2")
 	require.NoError(e, err)
 	require.Equal(e, 2, v.Version)
+}
+
+func checkAliasNotCovered(e *env) {
+	const ttl = 40 * time.Millisecond
+	_, by := openPeople(e, func(cfg *Config) { cfg.StaleIfError = time.Minute })
+	s := newPeople(person{"1", "a@x", 1})
+	_, err := by.GetWithFetch(e.Context(), "a@x", ttl, s.byEmail)
+	require.NoError(e, err)
+	e.pass(2 * ttl)
+	s.remove("1")
+	_, err = by.GetWithFetch(e.Context(), "a@x", ttl, s.byEmail)
+	require.ErrorIs(e, err, ErrNotFound, "that is an answer, and no error to cover up")
 }
 
 func checkAliasInside(e *env) {

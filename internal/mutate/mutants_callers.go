@@ -59,7 +59,7 @@ var callerMutants = []mutant{
 	{
 		name:    "another-caches-close-is-ones-own",
 		promise: "StaleIfError",
-		edits:   change("lookup.go", "c.isNotFound(err) || c.isClosed() {", "c.isNotFound(err) || errors.Is(err, ErrClosed) {"),
+		edits:   change("lookup.go", "errors.Is(err, errMoved) || c.isClosed() {", "errors.Is(err, errMoved) || errors.Is(err, ErrClosed) {"),
 		run:     "TestStaleIfErrorCoversTheErrorOfAnotherCache",
 	},
 	{

@@ -42,14 +42,14 @@ var historyMutants = []mutant{
 	{
 		name:    "histories-in-redis-of-a-set-that-fences-nothing",
 		promise: "G7",
-		edits: change("cache.go", "\tw, err := c.fence(ctx, key, false)\n\tdefer c.unfence(key, w)\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
+		edits: change("cache.go", "\tw, err := c.fence(ctx, key, false)\n\tdefer c.unfence(key, w)\n\tif err == nil {\n\t\terr = c.beforeRemoval(ctx, []string{key}, false)\n\t}\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
 			"\terr = c.writeError(c.store.set("),
 		run: "TestLinearizability/rueidis$",
 	},
 	{
 		name:    "versions-in-redis-of-a-set-that-fences-nothing",
 		promise: "G7",
-		edits: change("cache.go", "\tw, err := c.fence(ctx, key, false)\n\tdefer c.unfence(key, w)\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
+		edits: change("cache.go", "\tw, err := c.fence(ctx, key, false)\n\tdefer c.unfence(key, w)\n\tif err == nil {\n\t\terr = c.beforeRemoval(ctx, []string{key}, false)\n\t}\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
 			"\terr = c.writeError(c.store.set("),
 		run: "TestVersions/rueidis$",
 	},

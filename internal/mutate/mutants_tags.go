@@ -17,7 +17,7 @@ var tagMutants = []mutant{
 	{
 		name:    "tags-the-clock-is-read-after-the-fetch",
 		promise: "G23",
-		edits:   change("tag.go", "lists, first.asOf, keptFor", "lists, c.tags.asOf(ctx), keptFor"),
+		edits:   change("tag.go", "lists, first.under.vouchedAsOf(first.asOf), keptFor", "lists, c.tags.asOf(ctx), keptFor"),
 		run:     "TestConformance/(memory|rueidis|rueidis-aside)/G23_what_a_flight",
 	},
 	{

@@ -74,7 +74,7 @@ var writeMutants = []mutant{
 	{
 		name:    "set-fences-nothing",
 		promise: "G7",
-		edits: change("cache.go", "\tw, err := c.fence(ctx, key, false)\n\tdefer c.unfence(key, w)\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
+		edits: change("cache.go", "\tw, err := c.fence(ctx, key, false)\n\tdefer c.unfence(key, w)\n\tif err == nil {\n\t\terr = c.beforeRemoval(ctx, []string{key}, false)\n\t}\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
 			"\terr = c.writeError(c.store.set("),
 		run: "TestConformance/rueidis/G7_",
 	},
@@ -83,7 +83,7 @@ var writeMutants = []mutant{
 		promise: "G7",
 		edits: []edit{
 			{
-				"cache.go", "\tw, err := c.fence(ctx, key, false)\n\tdefer c.unfence(key, w)\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
+				"cache.go", "\tw, err := c.fence(ctx, key, false)\n\tdefer c.unfence(key, w)\n\tif err == nil {\n\t\terr = c.beforeRemoval(ctx, []string{key}, false)\n\t}\n\tif err != nil {\n\t\treturn err\n\t}\n\terr = c.writeError(c.store.set(",
 				"\terr = c.writeError(c.store.set(",
 			},
 			{"memory.go", "return current == nil || current == l.seen ||", "return true ||"},
