@@ -121,12 +121,16 @@ var (
 	_ postgres.Feed
 )
 
-type User struct{ ID, Name, Org string }
+type User struct{ ID, Name, Org, Email string }
+
+type tenantKey struct{}
 
 type Repository struct{ db *sql.DB }
 
 func (Repository) Find(ctx context.Context, id string) (User, error)                          { return User{}, nil }
 func (Repository) FindMany(ctx context.Context, ids []string) (map[string]User, error) { return nil, nil }
+func (Repository) FindByEmail(ctx context.Context, email string) (User, error)          { return User{}, nil }
+func (Repository) FindManyByEmail(ctx context.Context, emails []string) (map[string]User, error) { return nil, nil }
 func (Repository) Update(ctx context.Context, u User) error                            { return nil }
 func (Repository) Members(ctx context.Context, page Page) ([]User, error)              { return nil, nil }
 
@@ -157,7 +161,7 @@ var (
 	repository Repository
 	user       User
 	id         string
-	ids        []string
+	ids, emails []string
 	ttl        time.Duration
 	logger     *slog.Logger
 	pool       *x509.CertPool
