@@ -78,6 +78,11 @@ func (c *counted) Find(ctx context.Context, id int64) (users.User, error) {
 	return c.Source.Find(ctx, id)
 }
 
+func (c *counted) FindByEmail(ctx context.Context, email string) (users.User, error) {
+	c.queries.Add(1)
+	return c.Source.FindByEmail(ctx, email)
+}
+
 func (c *counted) FindMany(ctx context.Context, ids []int64) (map[int64]users.User, error) {
 	c.batches.Add(1)
 	return c.Source.FindMany(ctx, ids)

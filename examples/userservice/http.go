@@ -20,6 +20,7 @@ const maxBody = 64 << 10
 //
 //	GET /users/{id}       one user
 //	GET /users?ids=1,2,3  those of them that there are
+//	GET /users?email=e    the user with this e-mail
 //	PUT /users/{id}       create or replace a user
 //	GET /users/{id}/roles the user's roles, in all organisations
 //	GET /healthz          whether the cache's backend answers
@@ -37,6 +38,11 @@ func handler(s *users.Service) http.Handler {
 		reply(w, u, err)
 	})
 	mux.HandleFunc("GET /users", func(w http.ResponseWriter, r *http.Request) {
+		if email := r.URL.Query().Get("email"); email != "" {
+			u, err := s.GetUserByEmail(r.Context(), email)
+			reply(w, u, err)
+			return
+		}
 		ids, err := parseIDs(r.URL.Query().Get("ids"))
 		if err != nil {
 			fail(w, err)

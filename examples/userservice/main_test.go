@@ -177,3 +177,27 @@ func TestTheServiceSaysWhenThereIsNoSuchUser(t *testing.T) {
 	require.ErrorIs(t, err, users.ErrNotFound)
 	require.ErrorIs(t, err, sql.ErrNoRows)
 }
+
+// A user who gets another e-mail is found by it at once, and by the old one no more, though the service names the id only.
+func TestAUserIsFoundByEmail(t *testing.T) {
+	url, source := serveUsers(t)
+	put := func(email string) {
+		status, _ := send(t, http.MethodPut, url+"/users/7", `{"name":"Grace","email":"`+email+`"}`)
+		require.Equal(t, http.StatusOK, status)
+	}
+	find := func(email string) int {
+		status, _ := send(t, http.MethodGet, url+"/users?email="+email, "")
+		return status
+	}
+	require.Equal(t, http.StatusNotFound, find("grace@navy.example"))
+	put("grace@navy.example")
+	for range 3 {
+		require.Equal(t, http.StatusOK, find("grace@navy.example"))
+		status, _ := send(t, http.MethodGet, url+"/users/7", "")
+		require.Equal(t, http.StatusOK, status)
+	}
+	require.EqualValues(t, 2, source.queries.Load(), "one for each that was not known")
+	put("grace@yale.example")
+	require.Equal(t, http.StatusOK, find("grace@yale.example"))
+	require.Equal(t, http.StatusNotFound, find("grace@navy.example"))
+}

@@ -56,6 +56,13 @@ func (r *Repository) Find(ctx context.Context, id int64) (u User, err error) {
 	return u, err
 }
 
+// FindByEmail returns the user with this e-mail, and [sql.ErrNoRows] if there is none.
+func (r *Repository) FindByEmail(ctx context.Context, email string) (u User, err error) {
+	row := r.db.QueryRowContext(ctx, `SELECT id, name, email FROM users WHERE email = ?`, email)
+	err = row.Scan(&u.ID, &u.Name, &u.Email)
+	return u, err
+}
+
 // FindMany returns those of the users with these ids that there are, by one query.
 func (r *Repository) FindMany(ctx context.Context, ids []int64) (found map[int64]User, err error) {
 	found = make(map[int64]User, len(ids))

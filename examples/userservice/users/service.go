@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/cacheaside/cacheaside"
@@ -16,6 +17,7 @@ var ErrNotFound = cacheaside.ErrNotFound
 // Source is what the service needs of a [Repository].
 type Source interface {
 	Find(ctx context.Context, id int64) (User, error)
+	FindByEmail(ctx context.Context, email string) (User, error)
 	FindMany(ctx context.Context, ids []int64) (map[int64]User, error)
 	Save(ctx context.Context, u User) error
 
@@ -31,6 +33,7 @@ type Service struct {
 	source  Source
 	backend *cacheaside.Backend
 	cache   *cacheaside.KeyedClient[int64, User]
+	byEmail *cacheaside.AliasClient[User] // of cache
 	roles   *cacheaside.KeyedClient[int64, []Role]
 	members *cacheaside.KeyedClient[Page, []Member]
 	pages   *cacheaside.KeyedLoader[Page, []Member] // of members
@@ -57,6 +60,9 @@ func Open(ctx context.Context, cfg cacheaside.Config, source Source, options ...
 	}
 	s := &Service{source: source, backend: backend}
 	s.cache = cacheaside.Keyed(cache, cacheaside.IntKeys[int64]())
+	s.byEmail = cacheaside.Alias(cache, "email", func(u User) (key string, emails []string) {
+		return strconv.FormatInt(u.ID, 10), []string{u.Email}
+	})
 	s.roles = cacheaside.Keyed(roles, cacheaside.IntKeys[int64]())
 	s.members = cacheaside.Keyed(members, pageKeys{})
 	s.pages = s.members.Bind(ttl, s.fetchPage)
@@ -67,6 +73,12 @@ func Open(ctx context.Context, cfg cacheaside.Config, source Source, options ...
 // even if others still wait for the same user.
 func (s *Service) GetUserByID(ctx context.Context, id int64) (User, error) {
 	return s.cache.GetWithFetch(ctx, id, ttl, s.source.Find)
+}
+
+// GetUserByEmail is GetUserByID by e-mail: the same user, in the same place. Nothing else need know of e-mails: [Service.SaveUser] names the
+// id only, and a user is not found by an e-mail of before.
+func (s *Service) GetUserByEmail(ctx context.Context, email string) (User, error) {
+	return s.byEmail.GetWithFetch(ctx, email, ttl, s.source.FindByEmail)
 }
 
 // GetUsersByID returns those of the users with these ids that there are.
