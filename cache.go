@@ -66,12 +66,12 @@ type Client[T any] struct {
 	stats     counters
 	refreshes chan struct{} // holds one element a refresh under way
 	chores    *chores
-	sampler   atomic.Pointer[keySampler]        // nil unless keys are sampled
-	sampling  sync.Mutex                        // held by who samples them
-	repeats   *repeats                          // of invalidations that have failed
-	aliases   atomic.Pointer[[]*AliasClient[T]] // nil without any
-	aliasing  sync.Mutex                        // held while one is added
-	namesakes *namesakes                        // the caches of this process that hold the same keys, c among them; nil in memory
+	sampler   atomic.Pointer[keySampler]    // nil unless keys are sampled
+	sampling  sync.Mutex                    // held by who samples them
+	repeats   *repeats                      // of invalidations that have failed
+	aliases   atomic.Pointer[[]aliasing[T]] // nil without any
+	aliasing  sync.Mutex                    // held while one is added
+	namesakes *namesakes                    // the caches of this process that hold the same keys, c among them; nil in memory
 
 	closing sync.Once
 	closed  chan struct{}

@@ -128,7 +128,7 @@ var keyMutants = []mutant{
 	{
 		name:    "alias-without-a-value-outlives-a-write",
 		promise: "G29",
-		edits:   change("alias.go", "\ttags := []string{c.noneTag()}\n\tfor _, key := range keys {\n\t\ttags = append(tags, c.keyTag(key))\n\t}\n\treturn c.writeError", "\tvar tags []string\n\tfor _, key := range keys {\n\t\ttags = append(tags, c.keyTag(key))\n\t}\n\treturn c.writeError"),
+		edits:   change("alias_writes.go", "\ttags := []string{c.noneTag()}\n\tfor _, key := range keys {\n\t\ttags = append(tags, c.keyTag(key))\n\t}\n\treturn c.writeError", "\tvar tags []string\n\tfor _, key := range keys {\n\t\ttags = append(tags, c.keyTag(key))\n\t}\n\treturn c.writeError"),
 		run:     "TestConformance/memory/G29_that_an_alias",
 	},
 	{
@@ -173,7 +173,7 @@ var keyMutants = []mutant{
 	{
 		name:    "alias-of-another-key-is-stored",
 		promise: "G29",
-		edits:   change("alias.go", "err == nil && key != c.outer(inner)", "err == nil && key == \"never\""),
+		edits:   change("alias_writes.go", "err == nil && key != c.outer(inner)", "err == nil && key == \"never\""),
 		run:     "TestConformance/memory/aliases_bad",
 	},
 	{
