@@ -46,6 +46,9 @@ func (a *AliasClient[T]) openIndex() (*Client[*aliasTarget], error) {
 	if err != nil {
 		return nil, err
 	}
+	if told, ok := index.store.(*busStore[*aliasTarget]); ok {
+		index.store = told.memory // what a process knows of an alias is no news for the others
+	}
 	index.store = aliasStore{index.store}
 	if index.opts.scope == nil {
 		index.quick = index.store

@@ -29,6 +29,7 @@ func init() {
 		promise{"G29", "batches by alias", nil, checkAliasBatches},
 		promise{"G29", "aliases have scopes", nil, checkAliasScopes},
 		promise{"G29", "other processes", isRemote, checkAliasElsewhere},
+		promise{"G29", "what one process fetches by key leaves alone what others know of aliases", func(r rig) bool { return r.remote || r.tells }, checkAliasOfOthers},
 		promise{"aliases", "what is asked for by a fetch is done", nil, checkAliasAsked},
 		promise{"aliases", "bad functions, names and values", nil, checkAliasBad},
 	)
@@ -636,6 +637,23 @@ func checkAliasElsewhere(e *env) {
 	require.NoError(e, err)
 	require.Equal(e, 2, v.Version)
 	see(by, "c@x", 2)
+}
+
+func checkAliasOfOthers(e *env) {
+	c, _ := openPeople(e, nil)
+	_, byOther := openPeople(e, nil)
+	s := newPeople(person{"1", "a@x", 1})
+	for range 3 {
+		_, err := byOther.GetWithFetch(e.Context(), "a@x", time.Minute, s.byEmail)
+		require.NoError(e, err)
+	}
+	_, err := c.Refresh(e.Context(), "1", time.Minute, s.byID)
+	require.NoError(e, err)
+	e.pass(20 * time.Millisecond)
+	require.Zero(e, s.during(func() {
+		_, err = byOther.GetWithFetch(e.Context(), "a@x", time.Minute, s.byEmail)
+		require.NoError(e, err)
+	}))
 }
 
 func checkAliasAsked(e *env) {

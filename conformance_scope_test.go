@@ -496,6 +496,13 @@ func checkScopedRefs(e *env) {
 	require.NoError(e, c.Backend().Invalidate(e.Context(), c.RefsIn("a", key)...))
 	onlyAIsGone()
 	set()
+	keyed := Keyed(c, StringKeys[string]())
+	require.NoError(e, keyed.Backend().Invalidate(e.Context(), keyed.RefsIn("a", key)...))
+	onlyAIsGone()
+	set()
+	require.NoError(e, keyed.ClearScope(e.Context(), "a"))
+	onlyAIsGone()
+	set()
 	text, err := c.RefsIn("a", key)[0].MarshalText()
 	require.NoError(e, err)
 	var read Ref

@@ -156,6 +156,25 @@ func (c *KeyedClient[K, T]) Changed(ctx context.Context, keys ...K) error {
 	return c.client.Changed(ctx, written...)
 }
 
+// RefsIn is [Client.RefsIn]. A key that its codec cannot write becomes the zero Ref.
+func (c *KeyedClient[K, T]) RefsIn(scope string, keys ...K) []Ref {
+	refs := make([]Ref, len(keys))
+	for i, key := range keys {
+		if s, err := c.Key(key); err == nil {
+			refs[i] = c.client.RefsIn(scope, s)[0]
+		}
+	}
+	return refs
+}
+
+// ClearScope is [Client.ClearScope].
+func (c *KeyedClient[K, T]) ClearScope(ctx context.Context, scope string) error {
+	if c.client == nil {
+		return c.err
+	}
+	return c.client.ClearScope(ctx, scope)
+}
+
 // InvalidateTags is [Client.InvalidateTags].
 func (c *KeyedClient[K, T]) InvalidateTags(ctx context.Context, tags ...string) error {
 	if c.client == nil {

@@ -182,4 +182,10 @@ var keyMutants = []mutant{
 		edits:   change("alias_lookup.go", "\t\to.asked.handTo(ctx)\n", ""),
 		run:     "TestConformance/memory/aliases_what",
 	},
+	{
+		name:    "alias-is-news-for-other-processes",
+		promise: "G29",
+		edits:   change("alias_index.go", "\t\tindex.store = told.memory //", "\t\t_ = told //"),
+		run:     "TestConformance/memory-bus/G29_what_one_process",
+	},
 }
