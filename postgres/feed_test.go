@@ -18,10 +18,10 @@ func byID(r postgres.Row) []cacheaside.Ref {
 
 func TestAFeedTellsWhatHasChangedInTheOrderOfCommits(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	db := connect(t, s.DSN(""))
+	dsn, slot := database(t)
+	db := connect(t, dsn)
 	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY, name text)", "CREATE TABLE other (id int)")
-	f := quiet(postgres.Feed{DSN: s.DSN("")}).Table("users", byID)
+	f := quiet(postgres.Feed{DSN: dsn, Slot: slot}).Table("users", byID)
 	r := run(t, f)
 	r.awaitAlive()
 	require.Equal(t, []string{"lost"}, r.to.take(), "the slot is new")
@@ -38,7 +38,7 @@ func TestAFeedTellsWhatHasChangedInTheOrderOfCommits(t *testing.T) {
 
 	tx, err := db.Begin(t.Context())
 	require.NoError(t, err)
-	other := connect(t, s.DSN(""))
+	other := connect(t, dsn)
 	require.NoError(t, postgres.Emit(t.Context(), tx, cacheaside.Tags("first", "second\x00\xff")...))
 	execute(t, other, "INSERT INTO users VALUES (3)")
 	r.to.await(t, "tag:public.users:3")
@@ -58,10 +58,10 @@ func TestAFeedTellsWhatHasChangedInTheOrderOfCommits(t *testing.T) {
 // A permanent slot is read by one. The others are alive as long as it keeps up, and take over when it ends.
 func TestAnotherProcessTakesOver(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	db := connect(t, s.DSN(""))
+	dsn, slot := database(t)
+	db := connect(t, dsn)
 	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY)")
-	f := quiet(postgres.Feed{DSN: s.DSN("")})
+	f := quiet(postgres.Feed{DSN: dsn, Slot: slot})
 	first := run(t, f.Table("users", byID))
 	first.awaitAlive()
 	second := run(t, f.Table("users", byID))
@@ -79,10 +79,10 @@ func TestAnotherProcessTakesOver(t *testing.T) {
 
 func TestTemporarySlotsAreOneAProcess(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	db := connect(t, s.DSN(""))
+	dsn, slot := database(t)
+	db := connect(t, dsn)
 	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY)")
-	f := quiet(postgres.Feed{DSN: s.DSN(""), Temporary: true})
+	f := quiet(postgres.Feed{DSN: dsn, Slot: slot, Temporary: true})
 	first, second := run(t, f.Table("users", byID)), run(t, f.Table("users", byID))
 	first.awaitAlive()
 	second.awaitAlive()
@@ -93,7 +93,7 @@ func TestTemporarySlotsAreOneAProcess(t *testing.T) {
 	require.Error(t, second.end())
 	require.Eventually(t, func() bool {
 		var slots int
-		require.NoError(t, db.QueryRow(t.Context(), "SELECT count(*) FROM pg_replication_slots").Scan(&slots))
+		require.NoError(t, db.QueryRow(t.Context(), "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()").Scan(&slots))
 		return slots == 0
 	}, patience, 10*time.Millisecond)
 }
@@ -157,4 +157,20 @@ func TestAChangeIsToldWhenItCanBeSeen(t *testing.T) {
 	require.NoError(t, <-committed)
 	r.to.await(t, "tag:public.users:1")
 	r.awaitAlive()
+}
+
+// The server makes a slot between two transactions, and waits for those that are open.
+func TestASlotIsMadeWhenOpenTransactionsHaveEnded(t *testing.T) {
+	t.Parallel()
+	for _, temporary := range []bool{false, true} {
+		s := start(t)
+		db := connect(t, s.DSN(""))
+		execute(t, db, "CREATE TABLE users (id int PRIMARY KEY)", "BEGIN", "INSERT INTO users VALUES (1)")
+		r := run(t, quiet(postgres.Feed{DSN: s.DSN(""), Temporary: temporary}))
+		time.Sleep(500 * time.Millisecond)
+		require.Empty(t, r.to.take())
+		execute(t, db, "COMMIT")
+		r.to.await(t, "lost")
+		r.awaitAlive()
+	}
 }

@@ -24,6 +24,9 @@ const (
 	queryTimeout = 5 * time.Second
 
 	closeTimeout = time.Second
+
+	// lockTimeout is how long a question waits for a table that a migration has locked, in milliseconds. News wait behind the question.
+	lockTimeout = "100"
 )
 
 // session is one run of a feed. It has a connection for questions, and while it reads one for the log.
@@ -144,7 +147,8 @@ func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
 	}
 	name(config.RuntimeParams)
 	config.RuntimeParams["synchronous_commit"] = "local" // what is written here need not wait for standbys
-	config.RuntimeParams["lock_timeout"] = "100ms"       // others would queue behind a lock that is waited for
+	config.RuntimeParams["statement_timeout"] = "0"
+	config.RuntimeParams["lock_timeout"] = lockTimeout
 	ctx, cancel := context.WithTimeout(ctx, 2*queryTimeout)
 	defer cancel()
 	return pgx.ConnectConfig(ctx, config)

@@ -65,6 +65,9 @@ func (s *session) renew(ctx context.Context, slot slotState, lacking *lack) erro
 // The server waits for transactions that are open, to begin between two.
 func (s *session) create(ctx context.Context) error {
 	begin := temporaryName(s.slot)
+	if _, err := s.conn.Exec(ctx, "SET lock_timeout = 0"); err != nil { // the server waits for transactions by their locks
+		return err
+	}
 	_, err := s.conn.Exec(ctx, "SELECT pg_create_logical_replication_slot($1, 'pgoutput', true)", begin)
 	if err != nil {
 		return s.explain(err)
@@ -74,7 +77,8 @@ func (s *session) create(ctx context.Context) error {
 		_, err = s.conn.Exec(ctx, "SELECT pg_copy_logical_replication_slot($1, $2, false)", begin, s.slot)
 	}
 	_, failed := s.conn.Exec(ctx, "SELECT pg_drop_replication_slot($1)", begin)
-	return s.explain(errors.Join(err, failed))
+	_, reset := s.conn.Exec(ctx, "SET lock_timeout = "+lockTimeout)
+	return s.explain(errors.Join(err, failed, reset))
 }
 
 // temporaryName returns a name that no other slot has.

@@ -83,7 +83,8 @@ func (s *session) connectStream(ctx context.Context) (*pgconn.PgConn, error) {
 	name(config.RuntimeParams)
 	config.RuntimeParams["replication"] = "database"
 	config.RuntimeParams["wal_sender_timeout"] = senderTimeout
-	config.RuntimeParams["statement_timeout"] = "0" // it would end the making of a slot
+	config.RuntimeParams["statement_timeout"] = "0" // they would end the making of a slot
+	config.RuntimeParams["lock_timeout"] = "0"
 	ctx, cancel := context.WithTimeout(ctx, 2*queryTimeout)
 	defer cancel()
 	return pgconn.ConnectConfig(ctx, config)
