@@ -75,7 +75,7 @@ bench: redis-server ## measure the library's own benchmarks
 compare: redis-server ## measure beside other libraries and draw the pictures, ten minutes (ARGS='-short': does it run?)
 	cd benchmarks && $(GO) run . $(or $(ARGS),-out ../docs/img -doc ../docs/benchmarks.md)
 
-mutate: redis-server ## break the library in every way on a list, and see the tests notice (ARGS=-list, -only PATTERN)
+mutate: redis-server postgresql ## break the library in every way on a list, and see the tests notice (ARGS=-list, -only PATTERN)
 	$(GO) run ./internal/mutate $(ARGS)
 
 fuzz: ## fuzz each target for a minute (FOR=10m for longer)

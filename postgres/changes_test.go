@@ -219,14 +219,13 @@ func (w *world) play(changes int) {
 	w.awaitKept()
 	typed := startPsql(w.t, w.server)
 	var seen, faulty []time.Duration
-	killAt, restartAt := changes/8+1, changes/3+1
 	for i := 1; i <= changes; i++ {
 		fault := true
 		switch {
-		case i%restartAt == 0:
+		case i%330 == 0:
 			w.server.Restart()
 			typed = startPsql(w.t, w.server)
-		case i%killAt == 0:
+		case i%120 == 0:
 			typed.run("DO $$ BEGIN PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots; END $$")
 		default:
 			fault = false

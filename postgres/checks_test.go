@@ -154,7 +154,7 @@ func TestWhatTheLogDoesNotKnowIsLost(t *testing.T) {
 func noting(rows chan<- string) func(postgres.Row) []cacheaside.Ref {
 	return func(r postgres.Row) []cacheaside.Ref {
 		image := map[bool]string{true: "old", false: "new"}[r.Old]
-		said := fmt.Sprintf("%s %s %s", r.Op, r.Table, image)
+		said := []string{r.Op.String(), r.Table, image}
 		for _, name := range []string{"id", "name", "big"} {
 			text, known := r.Get(name)
 			switch {
@@ -163,9 +163,9 @@ func noting(rows chan<- string) func(postgres.Row) []cacheaside.Ref {
 			case r.IsNull(name):
 				text = "NULL"
 			}
-			said += fmt.Sprintf(" %s=%.8s", name, text)
+			said = append(said, fmt.Sprintf("%s=%.8s", name, text))
 		}
-		rows <- said
+		rows <- strings.Join(said, " ")
 		return nil
 	}
 }
@@ -289,6 +289,7 @@ func TestThatASlotIsNewIsToldByTheNextReader(t *testing.T) {
 	f := quiet(postgres.Feed{DSN: s.DSN("")})
 	first := run(t, f)
 	first.to.await(t, "lost")
+	time.Sleep(time.Second)
 	require.Error(t, first.end()) // what Lost has begun may not be done
 	second := run(t, f)
 	second.to.await(t, "lost")

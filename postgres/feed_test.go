@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -173,4 +174,48 @@ func TestASlotIsMadeWhenOpenTransactionsHaveEnded(t *testing.T) {
 		r.to.await(t, "lost")
 		r.awaitAlive()
 	}
+}
+
+// A standby says of the work of another process what that has confirmed, and no more.
+func TestAStandbyIsAliveWhileTheReaderKeepsUp(t *testing.T) {
+	t.Parallel()
+	dsn, slot := database(t)
+	db := connect(t, dsn)
+	f := quiet(postgres.Feed{DSN: dsn, Slot: slot})
+	held, release := context.WithCancel(t.Context()) // which ends before the feeds are ended
+	first := runInto(t, f, &sink{holds: held})
+	first.awaitAlive()
+	second := run(t, quiet(postgres.Feed{DSN: dsn, Slot: slot}))
+	second.awaitAlive()
+	require.NoError(t, postgres.Emit(t.Context(), db, cacheaside.Tags("first")...))
+	time.Sleep(2 * time.Second)
+	before := first.to.alive.Load() + second.to.alive.Load()
+	time.Sleep(2 * time.Second)
+	require.Equal(t, before, first.to.alive.Load()+second.to.alive.Load(), "one does not get on, and both know")
+	require.Greater(t, f.Lag(), 2*time.Second)
+	release()
+	first.awaitAlive()
+	second.awaitAlive()
+	require.Empty(t, second.to.take())
+}
+
+func TestWhatWasReadAndNotToldIsToldByTheNextReader(t *testing.T) {
+	t.Parallel()
+	dsn, slot := database(t)
+	db := connect(t, dsn)
+	f := quiet(postgres.Feed{DSN: dsn, Slot: slot})
+	first := runInto(t, f, &sink{holds: t.Context()}) // for good
+	first.awaitAlive()
+	require.Eventually(t, func() bool {
+		var done bool
+		err := db.QueryRow(t.Context(), "SELECT confirmed_flush_lsn >= pg_current_wal_flush_lsn() FROM pg_replication_slots WHERE slot_name = $1", slot).Scan(&done)
+		return err == nil && done
+	}, patience, time.Millisecond, "that the slot is new is not told again")
+	for _, tag := range []string{"first", "second", "third"} {
+		require.NoError(t, postgres.Emit(t.Context(), db, cacheaside.Tags(tag)...))
+	}
+	time.Sleep(time.Second) // all is read, and the server has heard from the reader
+	first.stop()
+	second := run(t, quiet(postgres.Feed{DSN: dsn, Slot: slot}))
+	second.to.await(t, "tag:first", "tag:second", "tag:third")
 }

@@ -25,7 +25,7 @@ import (
 )
 
 // patience is for what happens within a second, on a machine that does much else.
-const patience = 30 * time.Second
+const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -103,6 +103,7 @@ func quiet(f postgres.Feed) *postgres.Feed {
 // sink notes what a feed tells.
 type sink struct {
 	alive atomic.Int64
+	holds context.Context // Invalidate returns when it has ended; nil for at once
 
 	mu   sync.Mutex
 	told []string // refs as text, and "lost"
@@ -110,6 +111,9 @@ type sink struct {
 }
 
 func (s *sink) Invalidate(refs ...cacheaside.Ref) {
+	if s.holds != nil {
+		<-s.holds.Done()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range refs {
@@ -166,8 +170,13 @@ type running struct {
 // run runs a feed once, until the test ends or it breaks.
 func run(t *testing.T, f cacheaside.Feed) *running {
 	t.Helper()
+	return runInto(t, f, new(sink))
+}
+
+func runInto(t *testing.T, f cacheaside.Feed, to *sink) *running {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{t: t, to: new(sink), stop: cancel, ended: make(chan error, 1)}
+	r := &running{t: t, to: to, stop: cancel, ended: make(chan error, 1)}
 	go func() { r.ended <- f.Run(ctx, r.to) }()
 	t.Cleanup(func() { _ = r.end() })
 	return r

@@ -234,7 +234,7 @@ func TestNobodyOutsideSeesWhatIsNotCommitted(t *testing.T) {
 				fmt.Sprintf("INSERT INTO versions SELECT i, 0, '' FROM generate_series(0, %d) i", transactRows-1))
 			var children []*child
 			for i := range 2 {
-				c := startChild(t, "transacting", transactTask{s.DSN(""), url(redis), i, *transactions / 4})
+				c := startChild(t, "transacting", transactTask{s.DSN(""), url(redis), i, *transactions / 2})
 				var ready bool
 				c.hear(&ready)
 				children = append(children, c)
