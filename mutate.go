@@ -51,6 +51,7 @@ func (c *Client[T]) fenceAllOf(ctx context.Context, keys []string) (unfence func
 // invalidate removes keys whose fences are up, though ctx may have ended, and has the removal of those
 // that fail tried again.
 func (c *Client[T]) invalidate(ctx context.Context, keys []string) error {
+	c.markers.lay(keys...)
 	failed, cause := c.store.deleteMany(context.WithoutCancel(ctx), keys)
 	for _, key := range keys {
 		c.changing.forget(key)

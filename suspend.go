@@ -8,6 +8,7 @@ import "context"
 func (c *Client[T]) dropKeys(keys []string) {
 	for _, key := range keys {
 		w, _ := c.fence(context.Background(), key, false) // the context does not end, so there is no error
+		c.markers.lay(key)
 		c.store.dropNear(key)
 		c.changing.forget(key)
 		c.unfence(key, w)
