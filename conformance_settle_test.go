@@ -206,7 +206,7 @@ func checkMarkersStay(e *env) {
 func (e *env) remote() bool { return e.server != nil || e.owner != nil }
 
 func checkSettlingBurst(e *env) {
-	c := open[string](e, settleFor(settleLong))
+	c := open[string](e, func(cfg *Config) { cfg.Settle, cfg.StaleFor, cfg.StaleIfError = settleLong, time.Hour, time.Hour })
 	require.NoError(e, c.Delete(e.Context(), key))
 	s := serve("v")
 	release := s.hold()
@@ -215,7 +215,9 @@ func checkSettlingBurst(e *env) {
 	for _, got := range all {
 		require.Equal(e, answer[string]{value: "v"}, <-got)
 	}
-	served(e, e.Context(), c, key, "v")
+	r, err := c.Lookup(e.Context(), key, time.Minute, s.fetch)
+	require.NoError(e, err)
+	require.Equal(e, SourceHit, r.Source, "it is fresh, though it may not become stale")
 	require.EqualValues(e, 1, s.calls.Load())
 }
 

@@ -155,6 +155,7 @@ var (
 	queue      Queue
 	db         *sql.DB
 	repository Repository
+	primary, replica Repository
 	user       User
 	id         string
 	ids        []string
