@@ -131,7 +131,7 @@ func (r *remote[T]) acquire(_ context.Context, _ string, seen *entry[T], _ *allo
 }
 
 func (r *remote[T]) fill(ctx context.Context, key string, l lease[T], e entry[T], took time.Duration) (bool, error) {
-	err := r.write(ctx, key, &e, &l, took, false)
+	err := r.write(ctx, key, &e, l.tags, l.settling, took, false)
 	return err == nil, err
 }
 
@@ -139,23 +139,23 @@ func (r *remote[T]) abandon(ctx context.Context, key string, l lease[T], _ outco
 	if !remove {
 		return nil
 	}
-	return r.removeBy(ctx, key, func() removal { return r.form.rest(l.settling) })
+	return r.remove(ctx, key, l.settling, false)
 }
 
 func (r *remote[T]) set(ctx context.Context, key string, e entry[T], tags *tagging) error {
-	return r.write(ctx, key, &e, &lease[T]{tags: tags}, 0, true)
+	return r.write(ctx, key, &e, tags, nil, 0, true)
 }
 
-func (r *remote[T]) write(ctx context.Context, key string, e *entry[T], l *lease[T], took time.Duration, patient bool) error {
+func (r *remote[T]) write(ctx context.Context, key string, e *entry[T], tags *tagging, s *settling, took time.Duration, patient bool) error {
 	k := r.redisKey(key)
-	data, err := r.form.encode(k, e, l.tags, took, l.settling)
+	data, err := r.form.encode(k, e, tags, took, s)
 	if err != nil {
 		return err
 	}
 	value := rueidis.BinaryString(data)
 	return r.conn.write(ctx, patient, k, len(value), r.open(func(o *op) error {
 		set := o.B().Set().Key(k).Value(value)
-		if ms, ok := r.form.millisecondsLeft(e, l.settling); ok {
+		if ms, ok := r.form.millisecondsLeft(e, s); ok {
 			return o.Do(o.ctx, set.PxMilliseconds(ms).Build()).Error()
 		}
 		return o.Do(o.ctx, set.Build()).Error()

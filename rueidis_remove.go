@@ -13,15 +13,19 @@ type removal struct {
 	lasts  int64  // milliseconds
 }
 
-// removal is that of a key that is removed now.
-func (r *remote[T]) removal() removal {
-	if r.settle == 0 {
-		return removal{}
+// removal is that of a key that leaves a marker, if it lays one, or of what stands in the place of the marker of s, which stands
+// again for the rest of its time.
+func (r *remote[T]) removal(s *settling, lays bool) removal {
+	switch {
+	case s != nil:
+		return r.form.rest(s)
+	case lays:
+		return removal{newMarker(time.Now().UnixMilli(), r.settle), max(1, r.settle.Milliseconds())}
 	}
-	return removal{newMarker(time.Now().UnixMilli(), r.settle), max(1, r.settle.Milliseconds())}
+	return removal{}
 }
 
-// rest is the removal of what stands in the place of a marker, which stands again for the rest of its time.
+// rest is the marker of s, to be laid again; none if that is nil.
 func (f *form[T]) rest(s *settling) removal {
 	if s == nil {
 		return removal{}
@@ -41,16 +45,17 @@ func (o *op) removes(redisKey string, by removal) rueidis.Completed {
 func (r removal) isFull(err error) bool { return r.marker != "" && replyCode(err) == "OOM" }
 
 func (r *remote[T]) delete(ctx context.Context, key string) error {
-	return r.removeBy(ctx, key, r.removal)
+	return r.remove(ctx, key, nil, r.settle > 0)
 }
 
-func (r *remote[T]) removeBy(ctx context.Context, key string, how func() removal) error {
+// remove removes key; for s and lays see removal.
+func (r *remote[T]) remove(ctx context.Context, key string, s *settling, lays bool) error {
 	k := r.redisKey(key)
 	return r.conn.write(ctx, true, k, 0, r.open(func(o *op) error {
-		by := how()
+		by := r.removal(s, lays)
 		err := o.Do(o.ctx, o.removes(k, by)).Error()
 		if by.isFull(err) {
-			err = o.Do(o.ctx, o.B().Del().Key(k).Build()).Error()
+			err = o.Do(o.ctx, o.removes(k, removal{})).Error()
 		}
 		return err
 	}))
@@ -58,17 +63,17 @@ func (r *remote[T]) removeBy(ctx context.Context, key string, how func() removal
 
 // deleteBatch returns the keys that it could not delete, and the last reason.
 func (r *remote[T]) deleteBatch(o *op, keys []string) (failed []string, err error) {
-	failed, err = r.removeBatch(o, keys, r.removal)
+	failed, err = r.removeBatch(o, keys, r.settle > 0)
 	if err != nil && r.settle > 0 && replyCode(err) == "OOM" {
-		failed, err = r.removeBatch(o, failed, func() removal { return removal{} })
+		failed, err = r.removeBatch(o, failed, false)
 	}
 	return failed, err
 }
 
-func (r *remote[T]) removeBatch(o *op, keys []string, how func() removal) (failed []string, err error) {
+func (r *remote[T]) removeBatch(o *op, keys []string, lays bool) (failed []string, err error) {
 	commands := make(rueidis.Commands, len(keys))
 	for i, key := range keys {
-		commands[i] = o.removes(r.redisKey(key), how())
+		commands[i] = o.removes(r.redisKey(key), r.removal(nil, lays))
 	}
 	for i, reply := range o.DoMulti(o.ctx, commands...) {
 		if refused := reply.Error(); refused != nil {

@@ -5,7 +5,7 @@ var settleMutants = []mutant{
 	{
 		name:    "settle-a-removal-leaves-no-marker-in-redis",
 		promise: "settle",
-		edits:   change("rueidis_remove.go", "if r.settle == 0 {", "if r.settle >= 0 {"),
+		edits:   change("rueidis_remove.go", "\tcase lays:\n", "\tcase lays && r.settle < 0:\n"),
 		run:     "TestConformance/rueidis/settle_every_process",
 	},
 	{
