@@ -57,15 +57,13 @@ var (
 	common = sync.OnceValue(func() *pgtest.Server { return pgtest.Start(lasts) })
 )
 
-// lasting is a testing.TB that lasts for all tests.
-type lasting struct {
-	testing.TB
-	cleanups []func()
-}
+// lasting is a test, as far as pgtest can tell, that lasts for all tests.
+type lasting struct{ cleanups []func() }
 
 func (*lasting) Helper()                           {}
 func (l *lasting) Cleanup(f func())                { l.cleanups = append(l.cleanups, f) }
 func (*lasting) Fatal(arguments ...any)            { log.Panic(arguments...) }
+func (*lasting) Skip(arguments ...any)             { log.Panic(arguments...) }
 func (*lasting) Fatalf(f string, arguments ...any) { log.Panicf(f, arguments...) }
 
 // database makes a database on the common server, and a name for a slot that no other test has.

@@ -18,7 +18,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 )
 
@@ -36,9 +35,18 @@ const (
 const install = "postgres and initdb not found; install PostgreSQL 14 or newer, or say by PG_BIN in which directory they are, " +
 	"with `apt-get install postgresql` (Debian, Ubuntu) or `dnf install postgresql-server` (Fedora)"
 
+// TB is what a server needs of a test: a [testing.TB] has it. A program that shows something has one of its own.
+type TB interface {
+	Helper()
+	Cleanup(end func())
+	Fatal(why ...any)
+	Fatalf(format string, why ...any)
+	Skip(why ...any)
+}
+
 // Require skips the test, loudly, if there is no PostgreSQL. If the environment variable CI or CACHEASIDE_REQUIRE_POSTGRES is
 // not empty it fails the test instead.
-func Require(t testing.TB) {
+func Require(t TB) {
 	t.Helper()
 	if _, ok := binaries(); ok {
 		return
@@ -78,7 +86,7 @@ func isProgram(path string) bool {
 
 // Server is a PostgreSQL server.
 type Server struct {
-	t    testing.TB
+	t    TB
 	bin  string
 	dir  string // of the socket, the log and the data
 	args []string
@@ -89,12 +97,12 @@ type Server struct {
 }
 
 // Start starts a server with settings as "name=value", and returns when it serves. wal_level is logical.
-func Start(t testing.TB, settings ...string) *Server {
+func Start(t TB, settings ...string) *Server {
 	t.Helper()
 	Require(t)
 	bin, _ := binaries()
 	// A unix socket's path may have 100 bytes, which t.TempDir exceeds, and only root may enter that.
-	dir, err := os.MkdirTemp("", "pg") //nolint:usetesting // see above
+	dir, err := os.MkdirTemp("", "pg")
 	if err != nil {
 		t.Fatal("pgtest: ", err)
 	}
