@@ -177,7 +177,8 @@ func (w *world) awaitKept() {
 	}, patience, time.Millisecond)
 }
 
-// Others change rows by psql and in transactions, while the feed's connection is killed and the server restarted.
+// Others change rows by psql and in transactions, while the feed's connection is killed and the
+// server restarted.
 func TestChangesOfOthersAreSeen(t *testing.T) {
 	t.Parallel()
 	for _, temporary := range []bool{false, true} {

@@ -282,7 +282,8 @@ func TestASlotThatIsTooFarBehindIsMadeAnew(t *testing.T) {
 	require.Empty(t, r.to.take())
 }
 
-// That a slot is new stands in the log: if the process that has made it ends before it has told so, the next one does.
+// That a slot is new stands in the log: if the process that has made it ends before it has told so,
+// the next one does.
 func TestThatASlotIsNewIsToldByTheNextReader(t *testing.T) {
 	t.Parallel()
 	s := start(t)

@@ -56,7 +56,8 @@ func TestAFeedTellsWhatHasChangedInTheOrderOfCommits(t *testing.T) {
 	require.ErrorContains(t, r.end(), "context canceled")
 }
 
-// A permanent slot is read by one. The others are alive as long as it keeps up, and take over when it ends.
+// A permanent slot is read by one. The others are alive as long as it keeps up, and take over when
+// it ends.
 func TestAnotherProcessTakesOver(t *testing.T) {
 	t.Parallel()
 	dsn, slot := database(t)
@@ -129,7 +130,8 @@ func TestAPermanentSlotMissesNothing(t *testing.T) {
 	}
 }
 
-// The log has a commit before others can see it. Told then, a fetch would find the old row, and that would be kept.
+// The log has a commit before others can see it. Told then, a fetch would find the old row, and
+// that would be kept.
 func TestAChangeIsToldWhenItCanBeSeen(t *testing.T) {
 	t.Parallel()
 	s := start(t)

@@ -14,14 +14,16 @@ import (
 	"github.com/cacheaside/cacheaside"
 )
 
-// Outbox is [Emit] and a feed where the database allows no replication: transactions write what is to be removed into a table, which the feed
-// polls. It tells what Emit has written, and not what other programs have done to rows, unless a trigger writes for them. Use one Outbox for
-// both. All processes follow it; on Redis each removes what one of them would have to.
+// Outbox is [Emit] and a feed where the database allows no replication: transactions write refs
+// into a table, which the feed polls. It tells those refs, and no change of a row by another
+// program, unless a trigger writes for that. Use one Outbox for both. All processes follow it; on
+// Redis each of them removes the same.
 //
-// It makes the table where that is missing. Writers need INSERT on it, and a feed SELECT and DELETE. Rows are removed about a minute after they have
-// been told.
+// It makes the table where that is missing. Writers need INSERT on it, and a feed SELECT and
+// DELETE. Rows are removed about a minute after they have been told.
 type Outbox struct {
-	// DSN is how to connect, as a URL or as keywords and values. It must lead to the primary. Required by Run.
+	// DSN is how to connect, as a URL or as keywords and values. It must lead to the primary.
+	// Required by Run.
 	DSN string
 
 	// Table is the name of the table, with or without a schema. Defaults to "cacheaside_outbox".
@@ -40,11 +42,13 @@ const (
 	defaultEvery  = 200 * time.Millisecond
 	maxEvery      = time.Second
 
-	// outboxKeep is for how long rows are kept that could be seen. A feed that has not looked for half as long may have missed some.
+	// outboxKeep is for how long rows are kept that could be seen. A feed that has not looked for
+	// half as long may have missed some.
 	outboxKeep = time.Minute
 )
 
-// Emit writes into a transaction what is to be removed when it is committed. See [Emit] of the package.
+// Emit writes refs into a transaction, to be removed when it is committed. See [Emit] of the
+// package.
 func (o *Outbox) Emit(ctx context.Context, tx Execer, refs ...cacheaside.Ref) error {
 	if tx == nil {
 		return errors.New("postgres: Emit without a transaction")
@@ -62,7 +66,8 @@ func (o *Outbox) Emit(ctx context.Context, tx Execer, refs ...cacheaside.Ref) er
 	return nil
 }
 
-// Lag returns how long ago the table was last looked at with all told that was found, at the end of that.
+// Lag returns how long ago the table was last looked at with all told that was found, at the end of
+// that.
 func (o *Outbox) Lag() time.Duration { return time.Duration(o.behind.Load()) }
 
 // Run is [cacheaside.Feed].
@@ -136,8 +141,8 @@ func (o *Outbox) prepare(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// poller reads the table. What it finds is each time what its last snapshot could not see: so a transaction that was begun early and
-// is committed late is not missed, and none is waited for.
+// poller reads the table. It finds the rows that its last snapshot could not see: so a transaction
+// that was begun early and is committed late is not missed, and none is waited for.
 type poller struct {
 	of   *Outbox
 	conn *pgx.Conn
@@ -198,7 +203,8 @@ func (p *poller) tell(found [][]byte) {
 	}
 }
 
-// tidy removes rows that could be seen a minute ago. Those of a transaction that is yet to come were written in another cluster, and restored.
+// tidy removes rows that could be seen a minute ago. Those of a transaction that is yet to come
+// were written in another cluster, and restored.
 func (p *poller) tidy(ctx context.Context) error {
 	_, err := p.conn.Exec(ctx, `DELETE FROM `+p.of.table()+` WHERE pg_visible_in_snapshot(xid, $1::pg_snapshot)
 		OR xid >= pg_snapshot_xmax(pg_current_snapshot())`, p.old)

@@ -32,7 +32,7 @@ func hasCode(err error, code string) bool {
 // oldestVersion is that of the first server which writes messages by pgoutput.
 const oldestVersion = 140000
 
-// checkServer returns what the server lacks that no feed can do without.
+// checkServer returns an error for a server that no feed can read.
 func (s *session) checkServer(ctx context.Context) error {
 	var level, keep, user string
 	var standby bool
@@ -56,7 +56,7 @@ func (s *session) checkServer(ctx context.Context) error {
 	return nil
 }
 
-// explain adds to an error of the server what to do about it.
+// explain adds the remedy to an error of the server.
 func (s *session) explain(err error) error {
 	user := strconv.Quote(s.conn.Config().User)
 	switch {

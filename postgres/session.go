@@ -16,8 +16,8 @@ const (
 	// pollInterval is how often the server is asked how far its log and the slot are.
 	pollInterval = 300 * time.Millisecond
 
-	// tablesInterval is how often the tables and the publication are looked at again: a migration may have put another table in
-	// the place of one.
+	// tablesInterval is how often the tables and the publication are looked at again: a migration
+	// may have put another table in the place of one.
 	tablesInterval = 3 * time.Second
 
 	// queryTimeout is how long the server may take for that. It says that the connection is dead.
@@ -25,11 +25,13 @@ const (
 
 	closeTimeout = time.Second
 
-	// lockTimeout is how long a question waits for a table that a migration has locked, in milliseconds. News wait behind the question.
+	// lockTimeout is how long a question waits for a table that a migration has locked, in
+	// milliseconds. News wait behind the question.
 	lockTimeout = "100"
 )
 
-// session is one run of a feed. It has a connection for questions, and while it reads one for the log.
+// session is one run of a feed. It has a connection for questions, and while it reads one for the
+// log.
 type session struct {
 	feed              *Feed
 	figures           *figures
@@ -90,8 +92,9 @@ func (s *session) runTemporary(ctx context.Context) error {
 	return s.read(ctx, temporaryName(s.slot))
 }
 
-// prepare makes the publication and the slot, where they are missing or of no use, and reports whether the slot is free to be read. While
-// another process reads it, that one's progress says whether this one is alive.
+// prepare makes the publication and the slot, where they are missing or of no use, and reports
+// whether the slot is free to be read. While another process reads it, that one's progress says
+// whether this one is alive.
 func (s *session) prepare(ctx context.Context) (free bool, err error) {
 	lacking, err := s.checkTablesAgain(ctx)
 	if err != nil {
@@ -131,7 +134,7 @@ func (s *session) useless(slot slotState, lacking *lack) string {
 	return ""
 }
 
-// reach is called with what has been told, or confirmed by the process that reads: up to there nothing was missed.
+// reach is called with a position: up to there all has been told, or confirmed by the reader.
 func (s *session) reach(position uint64) {
 	if asOf, ok := s.horizon.reach(position); ok && time.Since(asOf) < aliveAge {
 		s.to.Alive()

@@ -1,8 +1,10 @@
-// Command postgresfeed serves users from a PostgreSQL, with a cache in between that the database tells of its changes.
+// Command postgresfeed serves users from a PostgreSQL, with a cache in between that the database
+// tells of its changes.
 //
 //	DATABASE_URL='postgres://app@db/shop' go run ./postgresfeed
 //
-// With -demo it starts a PostgreSQL of its own, changes a row by psql, and looks at what the page shows.
+// With -demo it starts a PostgreSQL of its own, changes a row by psql, and looks at what the page
+// shows.
 package main
 
 import (
