@@ -22,7 +22,7 @@ LINT         := $(CURDIR)/bin/golangci-lint-$(LINT_VERSION)
 # rules' paths here.
 export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 
-.PHONY: help test race nested platforms fips lint prose fmt release-check cover bench compare mutate fuzz soak coherence demo examples ci redis-server chromium postgresql
+.PHONY: help test race nested platforms fips lint prose fmt release-check cover bench compare mutate fuzz soak coherence demo demo-postgres examples ci redis-server chromium postgresql
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,7 +75,7 @@ bench: redis-server ## measure the library's own benchmarks
 compare: redis-server ## measure beside other libraries and draw the pictures, ten minutes (ARGS='-short': does it run?)
 	cd benchmarks && $(GO) run . $(or $(ARGS),-out ../docs/img -doc ../docs/benchmarks.md)
 
-mutate: redis-server ## break the library in every way on a list, and see the tests notice (ARGS=-list, -only PATTERN)
+mutate: redis-server postgresql ## break the library in every way on a list, and see the tests notice (ARGS=-list, -only PATTERN)
 	$(GO) run ./internal/mutate $(ARGS)
 
 fuzz: ## fuzz each target for a minute (FOR=10m for longer)
@@ -92,9 +92,13 @@ coherence: redis-server ## try hard to see an outdated near copy, for 20 seconds
 demo: ## show 1,000 concurrent requests for one user reach the database once (CACHE=... for Redis)
 	cd examples && $(GO) run ./userservice -demo
 
+demo-postgres: postgresql ## show that a row which psql has changed is seen at once, on a server of its own
+	cd examples && $(GO) run ./postgresfeed -demo
+
 examples: ## run the examples, to their ends
 	cd examples && $(GO) run ./quickstart && $(GO) run ./freshness
 	$(MAKE) --no-print-directory demo
+	$(MAKE) --no-print-directory demo-postgres
 
 ci: test ## everything that must pass before a change goes in
 	$(MAKE) --no-print-directory -j 2 lint mutate nested platforms fips release-check # the first computes, the next mostly wait

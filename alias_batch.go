@@ -188,11 +188,11 @@ func (a *AliasClient[T]) storeFetchedMany(ctx context.Context, keys map[string]T
 // fetchManyInside is lookInside for aliases of which nothing is kept that counts. It adds what it gets to values.
 func (a *AliasClient[T]) fetchManyInside(ctx context.Context, values map[string]T, missing []string, fetch FetchManyFunc[T]) error {
 	c := a.client
-	names := make([]string, len(missing))
+	requests := make([]request[T], len(missing))
 	for i, alias := range missing {
-		names[i] = a.name + "@" + alias
+		requests[i] = a.requestInside(alias)
 	}
-	within, in, err := c.enter(ctx, names...)
+	within, in, err := c.enter(ctx, requests...)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ func (a *AliasClient[T]) openIndex() (*Client[*aliasTarget], error) {
 	c := a.client
 	cfg := c.cfg
 	cfg.Name += "@" + a.name
-	cfg.StaleFor, cfg.StaleIfError, cfg.RefreshAhead, cfg.SoftTimeout = 0, 0, 0, 0
+	cfg.StaleFor, cfg.StaleIfError, cfg.RefreshAhead, cfg.SoftTimeout, cfg.Settle = 0, 0, 0, 0, 0
 	if err := checkName("Name", cfg.Name); err != nil {
 		return nil, err
 	}

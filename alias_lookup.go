@@ -307,6 +307,11 @@ func (a *AliasClient[T]) scopeOfFetch(ctx context.Context) string {
 	return a.client.scopeIn(f.key)
 }
 
+// requestInside stands for a fetch by alias within a change.
+func (a *AliasClient[T]) requestInside(alias string) request[T] {
+	return request[T]{key: a.name + "@" + alias}
+}
+
 // lookInside is look within a change, which sees what it has changed: what is kept of an alias counts only where it leads to a value that
 // has not changed. What is fetched is not kept.
 func (a *AliasClient[T]) lookInside(ctx context.Context, q *aliasRequest[T]) (Result[T], error) {
@@ -325,7 +330,7 @@ func (a *AliasClient[T]) lookInside(ctx context.Context, q *aliasRequest[T]) (Re
 			return Result[T]{}, err
 		}
 	}
-	within, in, err := c.enter(ctx, a.name+"@"+q.alias)
+	within, in, err := c.enter(ctx, a.requestInside(q.alias))
 	if err != nil {
 		return Result[T]{}, err
 	}

@@ -27,6 +27,7 @@ type aside[T any] struct {
 	unweighed func(error)                   // called when weigh has failed
 
 	keepsStale bool // entries are replaced in place: they are given out when stale, or refreshed ahead
+	settles    bool // so are markers, and what was fetched while they stood
 
 	unhook func() // takes the cache off the hub
 	told   func() // called when a key that was kept has changed, not by this process
@@ -78,7 +79,7 @@ func newAside[T any](r remote[T], hub *nearHub, cfg Config, weigh func(string, T
 	a := &aside[T]{remote: r, hub: hub, clock: r.form.clock, ttl: cfg.LocalTTL, weigh: weigh, told: told}
 	a.lease, a.wait, a.id = cfg.LeaseTTL, cfg.LeaseWait, rand.Text()[:tokenHolder]
 	a.held = newHoldings(r.conn, a.lease)
-	a.keepsStale = keepsStale(cfg)
+	a.keepsStale, a.settles = keepsStale(cfg), cfg.Settle > 0
 	until := func(n *nearEntry[T]) int64 { return n.until }
 	a.near = newExpiring(cfg.MaxEntries, weigh != nil, cfg.ReapInterval, a.clock, until, evicted)
 	for i := range a.shards {
@@ -97,6 +98,9 @@ func newAside[T any](r remote[T], hub *nearHub, cfg Config, weigh func(string, T
 func keepsStale(cfg Config) bool {
 	return cfg.StaleFor > 0 || cfg.StaleIfError > 0 || cfg.RefreshAhead > 0
 }
+
+// leasesBeside reports whether leases may stand beside what they replace.
+func leasesBeside(cfg Config) bool { return keepsStale(cfg) || cfg.Settle > 0 }
 
 func (a *aside[T]) shard(key string) *asideShard[T] { return &a.shards[hashKey(key)%nearShards] }
 
@@ -196,7 +200,7 @@ func (a *aside[T]) arrived(w *watch, key, data string) {
 		s.changeLocked(key).token = data
 		return
 	}
-	if isMark(data) {
+	if isMark(data) || isSettling(data) { // a marker, and what was fetched while it stood, is asked for again
 		return
 	}
 	if payloadBytes(data) > a.form.maxBytes || a.isPending(key) { // nobody could decode it, or may see it
@@ -349,7 +353,7 @@ func (a *aside[T]) clear(ctx context.Context) error {
 // lease with a key of its own.
 func (a *aside[T]) ping(ctx context.Context) error {
 	err := a.conn.works(ctx, a.name, needsOfAside)
-	if err == nil && a.keepsStale {
+	if err == nil && (a.keepsStale || a.settles) {
 		err = a.conn.works(ctx, leaseName(a.name), needsOfAside)
 	}
 	return err

@@ -285,6 +285,7 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 		release:   func() {},
 	}
 	c.repeats = newRepeats(c)
+	c.markers = newMarkers(cfg.Settle, c.clock)
 	c.setSure()
 	if err := c.checkJSON(); err != nil {
 		return nil, err
@@ -355,7 +356,7 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, named bool, weigh
 	}
 	c.spread, c.down = true, b.conn.isAnyDown
 	c.downFor = func(key string) bool { return b.conn.isDown(c.cfg.Prefix + ":" + c.cfg.Name + ":" + key) }
-	r := remote[T]{conn: b.conn, form: c.form(c.codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":", closed: c.closed}
+	r := remote[T]{conn: b.conn, form: c.form(c.codec), name: c.cfg.Prefix + ":" + c.cfg.Name + ":", closed: c.closed, settle: c.cfg.Settle}
 	if err := c.claimName(b.conn, named, r.form.fingerprint); err != nil {
 		return err
 	}
@@ -366,7 +367,7 @@ func (c *Client[T]) openStore(ctx context.Context, b *Backend, named bool, weigh
 		return b.conn.permitted(ctx, r.name, needs)
 	}
 	err := b.conn.permitted(ctx, r.name, needsOfAside)
-	if err == nil && keepsStale(c.cfg) {
+	if err == nil && leasesBeside(c.cfg) {
 		err = b.conn.permitted(ctx, leaseName(r.name), needsOfAside)
 	}
 	if err != nil {

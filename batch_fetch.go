@@ -221,6 +221,9 @@ func (c *Client[T]) callMany(b *batch[T], under *flightContext, flights []*fligh
 	if len(fetching) == 0 {
 		return
 	}
+	for _, f := range fetching {
+		under.settling = later(under.settling, c.noteSettling(f))
+	}
 	c.noteMoment(under, fetching...)
 	keys := make([]string, len(fetching))
 	for i, f := range fetching {

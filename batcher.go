@@ -140,6 +140,9 @@ func (b *batcher[T]) close(col *collection[T]) {
 func (b *batcher[T]) run(col *collection[T]) {
 	background := !slices.ContainsFunc(col.members, func(m *flightContext) bool { return !m.background })
 	col.context.background = background
+	for _, m := range col.members {
+		col.context.settling = later(col.context.settling, m.settling)
+	}
 	p, ok := b.client.placeOfCollection(&col.context, col.members)
 	if !ok {
 		col.err = ErrOverloaded

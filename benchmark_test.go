@@ -195,7 +195,7 @@ func BenchmarkStoredForm(b *testing.B) {
 	b.Run("Encode", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			_, _ = f.encode(key, &e, nil, 0)
+			_, _ = f.encode(key, &e, nil, 0, nil)
 		}
 	})
 	b.Run("Decode", func(b *testing.B) {

@@ -52,6 +52,7 @@ type Client[T any] struct {
 	backend  *Backend
 	tags     tagBook      // of the backend
 	changing changing[T]  // keys that changes have declared
+	markers  *markers     // of removals of this process; nil without Config.Settle
 	sure     atomic.Int64 // what surelyFresh takes off a deadline; see setSure
 	opts     options
 	gone     error                 // what a remembered "not found" returns, and a key that a batch's source leaves out
@@ -236,6 +237,7 @@ func (c *Client[T]) remove(ctx context.Context, key string) error {
 	if err := c.beforeRemoval(ctx, []string{key}, false); err != nil {
 		return err
 	}
+	c.markers.lay(key)
 	err := c.writeError(c.store.delete(ctx, key))
 	c.forgetChanged(restored, key) // after that: what has been put aside before it is as old as what was deleted
 	if err == nil {
@@ -290,6 +292,7 @@ func (c *Client[T]) Close() error {
 		c.setSure() // no hit takes the short way from here on
 		c.repeats.stop()
 		c.closeAliases()
+		c.markers.close()
 		c.flights.close()
 		c.chores.close(chorePatience)
 		c.store.close()

@@ -15,19 +15,28 @@ type inside struct {
 	keys   []string
 	parent *inside
 	place  *ticket // under Config.MaxFetches; nil if it needs none
+
+	outer    *flightContext // the fetch of a flight that it is called from; nil if none
+	clock    *clock
+	settling *settling // what Settling tells
 }
 
 type insideContext struct{}
 
-// enter returns the context for a fetch of keys, or [ErrReentrant] if it is called from a fetch of one of them.
-func (c *Client[T]) enter(ctx context.Context, keys ...string) (context.Context, *inside, error) {
+// enter returns the context for a fetch of what is missing, or [ErrReentrant] if it is called from a fetch of one of its keys.
+func (c *Client[T]) enter(ctx context.Context, missing ...request[T]) (context.Context, *inside, error) {
+	keys := make([]string, len(missing))
+	for i := range missing {
+		keys[i] = missing[i].key
+	}
 	parent, _ := ctx.Value(insideContext{}).(*inside)
 	for in := parent; in != nil; in = in.parent {
 		if in.cache == any(c) && slices.ContainsFunc(keys, func(key string) bool { return slices.Contains(in.keys, key) }) {
 			return nil, nil, ErrReentrant
 		}
 	}
-	in := &inside{cache: c, keys: keys, parent: parent}
+	in := &inside{cache: c, keys: keys, parent: parent, outer: flightOf(ctx), clock: c.clock}
+	in.settling = c.settlingInside(ctx, missing)
 	var err error
 	if in.place, err = c.placeInside(ctx, parent); err != nil {
 		return nil, nil, err
@@ -87,7 +96,7 @@ func (c *Client[T]) fetchInside(ctx context.Context, q *request[T]) (Result[T], 
 		return c.hit(q.found)
 	}
 	c.missed()
-	within, in, err := c.enter(ctx, q.key)
+	within, in, err := c.enter(ctx, *q)
 	switch {
 	case errors.Is(err, ErrOverloaded):
 		return c.insteadOf(err, *q.fallback())
@@ -117,7 +126,7 @@ func (c *Client[T]) fetchManyInside(ctx context.Context, m *many[T], missing []r
 		c.missed()
 	}
 	var values map[string]T
-	within, in, err := c.enter(ctx, keys...)
+	within, in, err := c.enter(ctx, missing...)
 	if err == nil {
 		defer in.place.giveBack()
 		err = c.callInside(func() (err error) {

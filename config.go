@@ -113,6 +113,11 @@ type Config struct {
 	// that one that is never ended does not keep keys out of the cache. Negative: forever. Defaults to zero: 5 minutes.
 	ChangeTimeout time.Duration `json:"change_timeout,omitempty" yaml:"change_timeout"`
 
+	// Settle is how long after a removal of a key the replicas of the source may be behind: fetches of the key are told by [Settling]
+	// that it was removed, and what they return is kept until that time is over. Give it to all processes. From a
+	// millisecond to a minute. Defaults to zero: not at all.
+	Settle time.Duration `json:"settle,omitempty" yaml:"settle"`
+
 	// MaxFetches bounds the fetches that run at once, of all caches of a backend in this process; a fetch of several keys
 	// counts once, and one that is asked for by another takes no place of its own. A caller over the limit gets a value
 	// within StaleIfError, if there is one, or waits as long as FetchQueue. Defaults to zero: no bound.
@@ -290,6 +295,9 @@ func (c Config) checkNumbers() error {
 		if f.value < 0 {
 			return fieldError(f.name, f.value, "zero for the default, or more")
 		}
+	}
+	if c.Settle != 0 && (c.Settle < time.Millisecond || c.Settle > maxSettle) {
+		return fieldError("Settle", c.Settle, "zero for none, or from 1ms to "+maxSettle.String())
 	}
 	if c.LeaseTTL < minLeaseTTL {
 		return fieldError("LeaseTTL", c.LeaseTTL, "at least "+minLeaseTTL.String())

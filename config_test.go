@@ -52,6 +52,7 @@ var full = Config{
 	MaxFetches:    50,
 	FetchQueue:    200 * time.Millisecond,
 	ChangeTimeout: time.Minute,
+	Settle:        2 * time.Second,
 	MaxValueBytes: 1 << 20,
 }
 
@@ -415,7 +416,7 @@ const written = `{
 	"prefix": "app +&=ü", "name": "users", "max_entries": -1, "local_ttl": "1m30s", "reap_interval": "-1s",
 	"fetch_timeout": "-1ns", "op_timeout": "1s", "lease_ttl": "3s", "lease_wait": "7s", "negative_ttl": "1ms", "stale_for": "1h",
 	"stale_if_error": "24h", "refresh_ahead": 0.8, "soft_timeout": "1us", "jitter": 0.1, "error_cooldown": "5s",
-	"bus": "redis://user:bus-secret@host:6379/2", "change_timeout": "1m", "max_fetches": 50, "fetch_queue": "200ms",
+	"bus": "redis://user:bus-secret@host:6379/2", "change_timeout": "1m", "settle": "2s", "max_fetches": 50, "fetch_queue": "200ms",
 	"max_value_bytes": 1048576
 }`
 

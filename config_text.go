@@ -49,6 +49,7 @@ var configFields = []configField{
 	{"jitter", func(c *Config) any { return &c.Jitter }},
 	{"error_cooldown", func(c *Config) any { return &c.ErrorCooldown }},
 	{"change_timeout", func(c *Config) any { return &c.ChangeTimeout }},
+	{"settle", func(c *Config) any { return &c.Settle }},
 	{"max_fetches", func(c *Config) any { return &c.MaxFetches }},
 	{"fetch_queue", func(c *Config) any { return &c.FetchQueue }},
 	{"max_value_bytes", func(c *Config) any { return &c.MaxValueBytes }},

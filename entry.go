@@ -32,6 +32,12 @@ const (
 	taggedBit    = 1 << (storedBits + earlyBits + exponentBits)
 	negativeBit  = taggedBit << 1
 
+	// No number of milliseconds is packed as these two, which are marks. Either is on an entry that has no stale window, since it is of
+	// no use when its freshness ends. settledMeta is on one that also tells of a marker, see stored_settling.go.
+	shortMeta   = maxExponent << (storedBits + earlyBits)
+	settledMeta = (maxExponent - 1) << (storedBits + earlyBits)
+	earlyMeta   = (1<<(earlyBits+exponentBits) - 1) << storedBits
+
 	// maxAge is the greatest age that an entry can tell.
 	maxAge = int64(1<<storedBits-1) * int64(time.Millisecond)
 )
@@ -97,6 +103,11 @@ func tagged[T any](e entry[T], tags *tagging) *entry[T] {
 // untagged reports whether nothing but its deadline decides about e: it is a value, and has no tags.
 func (e *entry[T]) untagged() bool { return e.meta&(negativeBit|taggedBit) == 0 }
 
+// isShort reports whether e has no stale window, though it is a value.
+func (e *entry[T]) isShort() bool {
+	return e.meta&earlyMeta == shortMeta || e.meta&earlyMeta == settledMeta
+}
+
 // early is how long before the end of its freshness a refresh is due, in nanoseconds.
 func (e *entry[T]) early() int64 {
 	packed := e.meta >> storedBits
@@ -105,7 +116,7 @@ func (e *entry[T]) early() int64 {
 
 // freshUntil is when the entry stops to be fresh, given the cache's stale window.
 func (e *entry[T]) freshUntil(window int64) int64 {
-	if e.negative() || e.deadline == never {
+	if e.negative() || e.deadline == never || e.isShort() {
 		return e.deadline
 	}
 	return e.deadline - window

@@ -59,6 +59,7 @@ func (c *Client[T]) run(f *flight[T]) {
 	if !f.begins(f.context) {
 		return
 	}
+	f.context.settling = c.noteSettling(f)
 	if !c.instant {
 		c.noteMoment(f.context, f)
 	}
@@ -252,6 +253,9 @@ func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 	}
 	ttl := c.lifetime(f)
 	store := ttl > 0 && !f.under.skipStore.Load() && !f.failed
+	if s := f.found.settling; s != nil {
+		store = store && now < s.until
+	}
 	switch {
 	case err != nil && errors.Is(err, errMoved):
 		c.drop(f, noOutcome)
@@ -273,7 +277,7 @@ func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 			break
 		}
 		c.checkRoundTrip(f.key, value)
-		if c.keep(f, c.entry(c.own(value), ttl, now, took), took) && c.aliases.Load() != nil {
+		if c.keep(f, c.entryOf(f, c.own(value), ttl, now, took), took) && c.aliases.Load() != nil {
 			c.indexFetched(f, value, ttl)
 		}
 	case err == nil:
@@ -282,6 +286,14 @@ func (c *Client[T]) settle(f *flight[T], value T, err error, now int64) {
 		c.notFound(f, now, store)
 	}
 	f.end(Result[T]{Value: value, Source: SourceFetched}, err)
+}
+
+// entryOf is the entry of what f has fetched.
+func (c *Client[T]) entryOf(f *flight[T], value T, ttl time.Duration, now int64, took time.Duration) entry[T] {
+	if s := f.found.settling; s != nil {
+		return c.settlingEntry(value, ttl, now, s)
+	}
+	return c.entry(value, ttl, now, took)
 }
 
 // lifetime is the ttl of what f has fetched.
@@ -349,7 +361,11 @@ func (c *Client[T]) notFound(f *flight[T], now int64, store bool) {
 	}
 	switch {
 	case store && ttl > 0:
-		c.keep(f, negativeEntry[T](now, c.clock.deadline(now, roundUp(ttl))), 0)
+		deadline := c.clock.deadline(now, roundUp(ttl))
+		if s := f.found.settling; s != nil {
+			deadline = min(deadline, s.until)
+		}
+		c.keep(f, negativeEntry[T](now, deadline), 0)
 	case f.failed:
 	default:
 		c.drop(f, notFound)

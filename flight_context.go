@@ -30,6 +30,7 @@ type flightContext struct {
 	parent     *flightContext // the fetch from within which this one was started, if any
 	flights    atomic.Int32   // those that have not ended: one, or as many as a batch has keys
 
+	settling  *settling    // of a key that was removed a moment ago; nil if none was. Set before the fetch is called
 	previous  any          // *entry[T] of the stale value that the fetch replaces, or nil
 	ttl       atomic.Int64 // set by OverrideTTL; ttlUnset otherwise
 	skipStore atomic.Bool  // set by SkipStore

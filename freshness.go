@@ -59,6 +59,8 @@ type found[T any] struct {
 	state state
 	now   int64
 	near  bool // without asking anybody outside this process
+
+	settling *settling // of the marker that stands under the key; nil if none does
 }
 
 // find looks key up, of which peek has returned kept. An error matches ErrUnavailable, ErrInvalidValue, or
@@ -100,7 +102,7 @@ func (c *Client[T]) unlessVoid(ctx context.Context, f found[T]) (found[T], error
 
 // judge tells the state of e at now.
 func (c *Client[T]) judge(e *entry[T], now int64) found[T] {
-	f := found[T]{entry: e, now: now}
+	f := found[T]{entry: e, now: now, settling: e.settling()}
 	switch {
 	case e == nil || now >= e.deadline:
 		f.entry, f.state = nil, absent

@@ -147,7 +147,7 @@ func requireDecoded[T any](t *testing.T, f *form[T], key string, data []byte) *e
 	require.LessOrEqual(t, len(data), headerBytes+f.maxBytes)
 	require.GreaterOrEqual(t, e.early(), int64(0))
 	require.GreaterOrEqual(t, e.age(f.clock.now()), time.Duration(0))
-	again, err := f.encode(key, e, nil, 0)
+	again, err := f.encode(key, e, nil, 0, nil)
 	if errors.Is(err, ErrInvalidValue) {
 		return e // with a header it is too large
 	}

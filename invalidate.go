@@ -246,7 +246,7 @@ type stranger struct {
 }
 
 func newStranger(b *Backend, name string) *stranger {
-	s := &stranger{remote: remote[struct{}]{conn: b.conn, name: b.cfg.Prefix + ":" + name + ":"}, observe: b.watchers.observe}
+	s := &stranger{remote: remote[struct{}]{conn: b.conn, name: b.cfg.Prefix + ":" + name + ":", settle: b.cfg.Settle}, observe: b.watchers.observe}
 	s.repeats = newRepeats(s)
 	return s
 }

@@ -119,8 +119,10 @@ func (a *aside[T]) contend(ctx context.Context, key string, known *sight) (held 
 	case isUnwanted(ctx, a.clock, e): // it is replaced in place
 	case !a.isStale(e):
 		return held, e, nil
+	case e.settling() != nil && a.settles: // it goes with its marker, whatever becomes of the fetch
 	case !a.keepsStale: // its time is over by our clock, and not yet by that of Redis
 		held, err = a.seize(ctx, key, identity(data), len(data))
+		held.settling = e.settling()
 		return held, nil, err
 	}
 	held, err = a.takeStale(ctx, key, data, e, known)
@@ -171,8 +173,17 @@ func (a *aside[T]) isStale(e *entry[T]) bool {
 func (a *aside[T]) takeOrMeet(ctx context.Context, key string, known *sight) (lease[T], error) {
 	p := a.missing(key)
 	held, stands, err := a.take(ctx, p)
-	if err == nil && held.token == "" && (isLease(stands) || isMark(stands)) {
-		return a.meet(ctx, p, stands, known)
+	if err != nil || held.token != "" {
+		return held, err
+	}
+	switch {
+	case isMarker(stands) && a.settles:
+		return a.takeStale(ctx, key, stands, a.form.markerEntry(stands), known)
+	case isMarker(stands): // the other processes' Settle is not ours
+		held, err = a.meet(ctx, p, stands, known)
+		held.settling = a.form.markerEntry(stands).settling()
+	case isLease(stands) || isMark(stands):
+		held, err = a.meet(ctx, p, stands, known)
 	}
 	return held, err
 }
@@ -223,7 +234,7 @@ func (a *aside[T]) takeStale(ctx context.Context, key, data string, e *entry[T],
 	if err == nil && held.token == "" {
 		held, err = a.meetStale(ctx, p, known)
 	}
-	held.seen = e
+	held.seen, held.settling = e, e.settling()
 	if err != nil || held.token == "" {
 		return held, err
 	}
@@ -293,12 +304,12 @@ func (a *aside[T]) put(ctx context.Context, s *script, p leasePlace, before outc
 func (a *aside[T]) fill(ctx context.Context, key string, l lease[T], e entry[T], took time.Duration) (bool, error) {
 	l.aside.held.rest()
 	k := a.redisKey(key)
-	data, err := a.form.encode(k, &e, l.tags, took)
+	data, err := a.form.encode(k, &e, l.tags, took, l.settling)
 	if err != nil {
 		return false, err
 	}
 	px := ""
-	if ms, ok := a.form.millisecondsLeft(&e); ok {
+	if ms, ok := a.form.millisecondsLeft(&e, l.settling); ok {
 		px = strconv.FormatInt(ms, 10)
 	}
 	a.write(key)
@@ -323,7 +334,7 @@ func (a *aside[T]) abandon(ctx context.Context, key string, l lease[T], why outc
 	if remove && l.aside.replaces != "" {
 		a.write(key)
 		defer a.forget(key)
-		if _, err := a.script(ctx, &dropScript, a.redisKey(key), l.aside.replaces, strconv.Itoa(l.aside.length)); err != nil {
+		if err := a.drop(ctx, key, l); err != nil {
 			return err
 		}
 	}
@@ -340,6 +351,16 @@ func (a *aside[T]) abandon(ctx context.Context, key string, l lease[T], why outc
 	}
 	// Redis tells of a change of the entry only, so it is told of that.
 	_, err = a.script(ctx, &touchScript, a.redisKey(key), "")
+	return err
+}
+
+// drop removes the entry that a lease was to replace. The marker that was in its place stands again.
+func (a *aside[T]) drop(ctx context.Context, key string, l lease[T]) error {
+	s, args := &dropScript, []string{l.aside.replaces, strconv.Itoa(l.aside.length)}
+	if by := a.form.rest(l.settling); by.marker != "" {
+		s, args = &replaceScript, append(args, by.marker, strconv.FormatInt(by.lasts, 10))
+	}
+	_, err := a.script(ctx, s, a.redisKey(key), args...)
 	return err
 }
 

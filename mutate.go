@@ -55,6 +55,7 @@ func (c *Client[T]) fenceAllOf(ctx context.Context, keys []string) (unfence func
 // invalidate removes keys whose fences are up, though ctx may have ended, and has the removal of those
 // that fail tried again.
 func (c *Client[T]) invalidate(ctx context.Context, keys []string) error {
+	c.markers.lay(keys...)
 	restored := c.changing.restored.Load()
 	ctx = context.WithoutCancel(ctx)
 	_ = c.beforeRemoval(ctx, keys, true) // it is tried again, and whatever fails it fails what follows

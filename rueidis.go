@@ -23,6 +23,7 @@ type remote[T any] struct {
 	form form[T]
 	name string // of the cache: what its keys begin with
 
+	settle time.Duration   // for which a removal leaves a marker; zero: it leaves nothing
 	closed <-chan struct{} // with the cache
 	reads  *sharedReads    // nil on rueidis-aside, which has its own
 }
@@ -130,40 +131,35 @@ func (r *remote[T]) acquire(_ context.Context, _ string, seen *entry[T], _ *allo
 }
 
 func (r *remote[T]) fill(ctx context.Context, key string, l lease[T], e entry[T], took time.Duration) (bool, error) {
-	err := r.write(ctx, key, &e, l.tags, took, false)
+	err := r.write(ctx, key, &e, l.tags, l.settling, took, false)
 	return err == nil, err
 }
 
-func (r *remote[T]) abandon(ctx context.Context, key string, _ lease[T], _ outcome, remove bool) error {
+func (r *remote[T]) abandon(ctx context.Context, key string, l lease[T], _ outcome, remove bool) error {
 	if !remove {
 		return nil
 	}
-	return r.delete(ctx, key)
+	return r.remove(ctx, key, l.settling, false)
 }
 
 func (r *remote[T]) set(ctx context.Context, key string, e entry[T], tags *tagging) error {
-	return r.write(ctx, key, &e, tags, 0, true)
+	return r.write(ctx, key, &e, tags, nil, 0, true)
 }
 
-func (r *remote[T]) write(ctx context.Context, key string, e *entry[T], tags *tagging, took time.Duration, patient bool) error {
+func (r *remote[T]) write(ctx context.Context, key string, e *entry[T], tags *tagging, s *settling, took time.Duration, patient bool) error {
 	k := r.redisKey(key)
-	data, err := r.form.encode(k, e, tags, took)
+	data, err := r.form.encode(k, e, tags, took, s)
 	if err != nil {
 		return err
 	}
 	value := rueidis.BinaryString(data)
 	return r.conn.write(ctx, patient, k, len(value), r.open(func(o *op) error {
 		set := o.B().Set().Key(k).Value(value)
-		if ms, ok := r.form.millisecondsLeft(e); ok {
+		if ms, ok := r.form.millisecondsLeft(e, s); ok {
 			return o.Do(o.ctx, set.PxMilliseconds(ms).Build()).Error()
 		}
 		return o.Do(o.ctx, set.Build()).Error()
 	}))
-}
-
-func (r *remote[T]) delete(ctx context.Context, key string) error {
-	k := r.redisKey(key)
-	return r.conn.write(ctx, true, k, 0, r.open(func(o *op) error { return o.Do(o.ctx, o.B().Del().Key(k).Build()).Error() }))
 }
 
 // removeBatch is how many keys deleteMany deletes in one go.
@@ -241,20 +237,6 @@ func (r *remote[T]) deleteLarge(ctx context.Context, keys []string) (rest, faile
 		}
 	}
 	return rest, failed, err
-}
-
-// deleteBatch returns the keys that it could not delete, and the last reason.
-func (r *remote[T]) deleteBatch(o *op, keys []string) (failed []string, err error) {
-	commands := make(rueidis.Commands, len(keys))
-	for i, key := range keys {
-		commands[i] = o.B().Del().Key(r.redisKey(key)).Build()
-	}
-	for i, reply := range o.DoMulti(o.ctx, commands...) {
-		if refused := reply.Error(); refused != nil {
-			failed, err = append(failed, keys[i]), refused
-		}
-	}
-	return failed, err
 }
 
 func (r *remote[T]) dropNear(string) {}
@@ -379,11 +361,16 @@ func (r *remote[T]) figures() (entries int, evictions, expirations uint64) { ret
 // close leaves the connection to the backend.
 func (r *remote[T]) close() {}
 
-// millisecondsLeft is what is left until Redis may forget e, rounded up; false if it must not.
-func (f *form[T]) millisecondsLeft(e *entry[T]) (int64, bool) {
-	if e.deadline == never {
+// millisecondsLeft is what is left until Redis may forget e, rounded up; false if it must not. What is in the place of a marker
+// that stands goes with that, though its own time may be over before.
+func (f *form[T]) millisecondsLeft(e *entry[T], s *settling) (int64, bool) {
+	deadline := e.deadline
+	if s != nil {
+		deadline = s.until
+	}
+	if deadline == never {
 		return 0, false
 	}
-	left := time.Duration(e.deadline - f.clock.now())
+	left := time.Duration(deadline - f.clock.now())
 	return max(1, int64(math.Ceil(float64(left)/float64(time.Millisecond)))), true
 }

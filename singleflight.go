@@ -392,10 +392,12 @@ func (f *flight[T]) isTimedOut() bool {
 
 // held is the right to fill the key.
 func (f *flight[T]) held() lease[T] {
+	l := lease[T]{seen: f.found.entry}
 	if f.lease != nil {
-		return *f.lease
+		l = *f.lease
 	}
-	return lease[T]{seen: f.found.entry}
+	l.settling = f.found.settling
+	return l
 }
 
 // detachLocked makes the next caller of key start a flight of its own.

@@ -81,6 +81,8 @@ type lease[T any] struct {
 	token string    // what stands under the key in Redis meanwhile; "" where there is none
 	aside asideLease
 
+	settling *settling // of the marker that stands; nil if none does
+
 	weight uint32   // in memory, of the entry that is filled in; zero counts as 1
 	tags   *tagging // of the entry that is filled in; nil if it has none
 }

@@ -13,7 +13,7 @@ import (
 //	 0     0xCA
 //	 1     version (high four bits: 1, or 2 with tags) and kind (low four)
 //	 2     codec ID
-//	 3     flags, zero
+//	 3     flags: 1 if it was fetched while a marker stood, see stored_settling.go
 //	 4-7   fingerprint of the value's type
 //	 8-15  fresh until, unix milliseconds; the highest int64 is for ever
 //	16-23  stored at, unix milliseconds
@@ -54,8 +54,8 @@ type form[T any] struct {
 }
 
 // encode returns the stored form of e with tags, if that is not nil: a new slice each time, since after a timeout the client
-// may still be writing it. took is what fetching the value cost.
-func (f *form[T]) encode(key string, e *entry[T], tags *tagging, took time.Duration) ([]byte, error) {
+// may still be writing it. took is what fetching the value cost. s is of the marker that stood then, or nil.
+func (f *form[T]) encode(key string, e *entry[T], tags *tagging, took time.Duration, s *settling) ([]byte, error) {
 	b := make([]byte, headerBytes, headerBytes+64)
 	b[0], b[1], b[2] = magic, version|kindValue, f.codec.ID()
 	if e.negative() {
@@ -65,6 +65,9 @@ func (f *form[T]) encode(key string, e *entry[T], tags *tagging, took time.Durat
 	binary.BigEndian.PutUint64(b[8:], uint64(f.clock.unixMilli(e.freshUntil(f.window))))
 	binary.BigEndian.PutUint64(b[16:], uint64(time.Now().UnixMilli()))
 	binary.BigEndian.PutUint32(b[24:], uint32(min(took.Milliseconds(), math.MaxUint32)))
+	if s != nil {
+		f.putSettling(b, s)
+	}
 	if tags != nil {
 		b[1] = withTags | b[1]&kindMask
 		b = tags.append(b)
@@ -92,6 +95,9 @@ var errLease = fmt.Errorf("%w: a lease", ErrInvalidValue)
 // decode reads a stored form, of which nobody else makes use. An error matches ErrInvalidValue; errLease
 // stands for a lease.
 func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
+	if isMarker(data) {
+		return f.markerEntry(string(data)), nil
+	}
 	if isLease(data) || isMark(data) { // before its size counts: a small limit must not make it unreadable
 		return nil, errLease
 	}
@@ -120,7 +126,10 @@ func (f *form[T]) decode(key string, data []byte) (*entry[T], error) {
 			return nil, undecodable(err)
 		}
 	}
-	if tags != nil {
+	switch {
+	case isSettling(data):
+		return f.settled(e, tags, data), nil
+	case tags != nil:
 		return tagged(*e, tags), nil
 	}
 	return e, nil

@@ -24,7 +24,7 @@ func formOf[T any](t testing.TB, cfg Config, codec Codec[T]) *form[T] {
 // requireEncoded returns the stored form of e.
 func requireEncoded[T any](t testing.TB, f *form[T], key string, e entry[T], took time.Duration) []byte {
 	t.Helper()
-	b, err := f.encode(key, &e, nil, took)
+	b, err := f.encode(key, &e, nil, took, nil)
 	require.NoError(t, err)
 	return b
 }
@@ -171,7 +171,7 @@ func TestEncodeRefusesWhatCannotBeKept(t *testing.T) {
 	f := formOf(t, Config{MaxValueBytes: most}, StringCodec())
 	encode := func(value string) error {
 		e := newEntry(value, 0, never, 0, 0)
-		b, err := f.encode("k", &e, nil, 0)
+		b, err := f.encode("k", &e, nil, 0, nil)
 		require.Equal(t, err == nil, b != nil)
 		return err
 	}
@@ -184,7 +184,7 @@ func TestEncodeRefusesWhatCannotBeKept(t *testing.T) {
 
 	failing := formOf[string](t, Config{}, xorCodec{errCodec})
 	e := newEntry("v", 0, never, 0, 0)
-	_, err = failing.encode("k", &e, nil, 0)
+	_, err = failing.encode("k", &e, nil, 0, nil)
 	require.ErrorIs(t, err, ErrInvalidValue)
 	require.ErrorIs(t, err, errCodec)
 	require.NotContains(t, err.Error(), "secret")
@@ -194,7 +194,7 @@ func TestEncodeRefusesWhatCannotBeKept(t *testing.T) {
 
 	for _, value := range []string{"", "short", strings.Repeat("long", 20)} {
 		e := newEntry(value, 0, never, 0, 0)
-		_, err = formOf(t, Config{}, Codec[string](notAppending{})).encode("k", &e, nil, 0)
+		_, err = formOf(t, Config{}, Codec[string](notAppending{})).encode("k", &e, nil, 0, nil)
 		require.ErrorIs(t, err, ErrInvalidValue)
 		require.ErrorContains(t, err, "does not append")
 	}
@@ -228,12 +228,12 @@ func TestMillisecondsLeftAreRoundedUp(t *testing.T) {
 			time.Millisecond: 1001, time.Nanosecond: 1001, 1500 * time.Microsecond: 1002, -time.Hour: 1, -time.Second: 1,
 		} {
 			e := newEntry("v", now, now+int64(ttl), f.window, 0)
-			left, ok := f.millisecondsLeft(&e)
+			left, ok := f.millisecondsLeft(&e, nil)
 			require.True(t, ok)
 			require.Equal(t, want, left, ttl)
 		}
 		e := newEntry("v", now, never, f.window, 0)
-		_, ok := f.millisecondsLeft(&e)
+		_, ok := f.millisecondsLeft(&e, nil)
 		require.False(t, ok)
 	})
 }

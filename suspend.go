@@ -10,6 +10,7 @@ func (c *Client[T]) dropKeys(keys []string) {
 		w, _ := c.fence(context.Background(), key, false) // the context does not end, so there is no error
 		restored := c.changing.restored.Load()
 		c.dropAliases(key)
+		c.markers.lay(key)
 		c.store.dropNear(key)
 		c.forgetChanged(restored, key)
 		c.unfence(key, w)

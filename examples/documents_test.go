@@ -159,6 +159,7 @@ var (
 	queue      Queue
 	db         *sql.DB
 	repository Repository
+	primary, replica Repository
 	user       User
 	id         string
 	ids, emails []string
@@ -166,6 +167,7 @@ var (
 	logger     *slog.Logger
 	pool       *x509.CertPool
 	pg         *pgxpool.Pool
+	feed       *postgres.Feed
 	_          *tls.Config
 	registry   *prometheus.Registry
 	internal   *http.ServeMux
@@ -236,7 +238,7 @@ func TestTheReadmeHasARowForEverySetting(t *testing.T) {
 }
 
 // commands are those that documents may show in a sh block: each is run by CI, or by a test.
-var commands = regexp.MustCompile(`^(make (help|test|race|lint|fmt|cover|bench|compare|demo|mutate|fuzz|soak|coherence|ci)( [A-Z]+=('[^']+'|\S+))*|CACHE=\S+ make demo)$`)
+var commands = regexp.MustCompile(`^(make (help|test|race|lint|fmt|cover|bench|compare|demo|demo-postgres|mutate|fuzz|soak|coherence|ci)( [A-Z]+=('[^']+'|\S+))*|CACHE=\S+ make demo)$`)
 
 func TestEveryCommandOfTheDocumentsIsOneThatIsRun(t *testing.T) {
 	for path, text := range documents(t) {

@@ -177,7 +177,8 @@ func (w *world) awaitKept() {
 	}, patience, time.Millisecond)
 }
 
-// Others change rows by psql and in transactions, while the feed's connection is killed and the server restarted.
+// Others change rows by psql and in transactions, while the feed's connection is killed and the
+// server restarted.
 func TestChangesOfOthersAreSeen(t *testing.T) {
 	t.Parallel()
 	for _, temporary := range []bool{false, true} {
@@ -219,14 +220,13 @@ func (w *world) play(changes int) {
 	w.awaitKept()
 	typed := startPsql(w.t, w.server)
 	var seen, faulty []time.Duration
-	killAt, restartAt := changes/8+1, changes/3+1
 	for i := 1; i <= changes; i++ {
 		fault := true
 		switch {
-		case i%restartAt == 0:
+		case i%330 == 0:
 			w.server.Restart()
 			typed = startPsql(w.t, w.server)
-		case i%killAt == 0:
+		case i%120 == 0:
 			typed.run("DO $$ BEGIN PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots; END $$")
 		default:
 			fault = false

@@ -13,14 +13,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Some tests are about several processes. Those are this test binary once more: startChild runs it with a role and what
-// that needs in its environment, and TestChild plays the role. The two talk in lines, by the child's standard input and output.
+// Some tests are about several processes. Those are this test binary once more: startChild runs it
+// with a role and what that needs in its environment, and TestChild plays the role. The two talk in
+// lines, by the child's standard input and output.
 
 const (
 	childRole = "CACHEASIDE_CHILD_ROLE"
 	childTask = "CACHEASIDE_CHILD_TASK"
 
-	// childMark begins the lines that are meant for the parent, among what the testing package prints.
+	// childMark begins the lines that are meant for the parent, among what the testing package
+	// prints.
 	childMark = "@child "
 )
 

@@ -24,7 +24,7 @@ type decoder struct {
 	xid       uint32 // of the transaction that is being read
 }
 
-// decode returns what a message tells, which is nothing most often.
+// decode returns the news in a message. There are none most often.
 func (d *decoder) decode(data []byte) (news, error) {
 	message, err := pglogrepl.ParseV2(data, false)
 	if err != nil {
@@ -51,7 +51,7 @@ func (d *decoder) decode(data []byte) (news, error) {
 	return news{}, nil
 }
 
-// message decodes what Emit has written, or a feed.
+// message decodes a message of Emit, or of a feed.
 func (d *decoder) message(m *pglogrepl.LogicalDecodingMessageV2) news {
 	switch {
 	case m.Prefix == refsPrefix:
@@ -63,7 +63,8 @@ func (d *decoder) message(m *pglogrepl.LogicalDecodingMessageV2) news {
 	return news{}
 }
 
-// oldRow is a tuple of a row as it was; whole says that it has all columns, in place of those of the replica identity.
+// oldRow is a tuple of a row as it was; whole says that it has all columns, in place of those of
+// the replica identity.
 type oldRow struct {
 	tuple *pglogrepl.TupleData
 	whole bool
@@ -102,8 +103,8 @@ func (d *decoder) row(op Op, id uint32, old *oldRow, now *pglogrepl.TupleData) (
 // identityFull is REPLICA IDENTITY FULL.
 const identityFull = 'f'
 
-// oldColumns reads a row as it was. An UPDATE that has not changed the replica identity does not say it again: then those columns are
-// as in the row that is.
+// oldColumns reads a row as it was. An UPDATE that has not changed the replica identity does not
+// say it again: then those columns are as in the row that is.
 func oldColumns(r *pglogrepl.RelationMessageV2, old *oldRow, now *pglogrepl.TupleData) []column {
 	tuple := old.tuple
 	if tuple == nil && r.ReplicaIdentity != identityFull {
@@ -119,7 +120,8 @@ func oldColumns(r *pglogrepl.RelationMessageV2, old *oldRow, now *pglogrepl.Tupl
 	return columns
 }
 
-// newColumns reads a row as it is. A large value that has not changed stands in the row as it was, if that is whole.
+// newColumns reads a row as it is. A large value that has not changed stands in the row as it was,
+// if that is whole.
 func newColumns(r *pglogrepl.RelationMessageV2, old *oldRow, now *pglogrepl.TupleData) []column {
 	columns := make([]column, len(r.Columns))
 	for i, c := range r.Columns {

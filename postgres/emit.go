@@ -18,18 +18,20 @@ const (
 	beatPrefix = "cacheaside:beat" // nothing
 )
 
-// Execer is what Emit needs of a transaction: a pgx.Tx has it.
+// Execer is a transaction as Emit needs it: a pgx.Tx is one.
 type Execer interface {
 	Exec(ctx context.Context, sql string, arguments ...any) (pgconn.CommandTag, error)
 }
 
-// Emit writes into a transaction what is to be removed when it is committed. Each [Feed] of the database tells its backend; if the transaction is
-// rolled back, nothing is told. It needs no table and no right, and reaches at most what refs name in caches of the same names.
+// Emit writes refs into a transaction, to be removed when it is committed. Each [Feed] of the
+// database tells its backend; after a rollback nothing is told. It needs no table and no right.
+// Refs reach caches of the same names only.
 //
-// It does not replace Changed or [InTx]: those keep this process right at once, and do not wait for the log. Emit covers what
-// comes after the commit, should this process not get that far.
+// It does not replace Changed or [InTx]: those keep this process right at once, and do not wait for
+// the log. Emit makes up for a process that ends between its commit and the removal.
 //
-// With a pool or a connection in place of a transaction, refs are a transaction of their own, which says nothing of any other.
+// With a pool or a connection in place of a transaction, refs are a transaction of their own, which
+// says nothing of any other.
 func Emit(ctx context.Context, tx Execer, refs ...cacheaside.Ref) error {
 	if tx == nil {
 		return errors.New("postgres: Emit without a transaction")
@@ -62,7 +64,7 @@ func encodeRefs(refs []cacheaside.Ref) (content []byte, err error) {
 
 var errContent = errors.New("postgres: a message in the log is not one of Emit's")
 
-// decodeRefs reads what encodeRefs has written.
+// decodeRefs is the reverse of encodeRefs.
 func decodeRefs(content []byte) (refs []cacheaside.Ref, err error) {
 	for len(content) > 0 {
 		length, n := binary.Uvarint(content)

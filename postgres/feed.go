@@ -15,35 +15,42 @@ import (
 	"github.com/cacheaside/cacheaside"
 )
 
-// Feed tells a backend of the changes that a database's log holds: give it to [cacheaside.Backend.Follow]. Name the tables by
-// [Feed.Table]; without any, the feed tells what [Emit] has written.
+// Feed tells a backend of the changes in a database's log: give it to [cacheaside.Backend.Follow].
+// Name the tables by [Feed.Table]; without any, the feed tells the refs of [Emit] only.
 //
-// It makes its publication and its slot where they are missing, and returns an error with the SQL to run where it may not.
-// A slot is read by one process at a time. The others stand by: they take over within a second of its end, or within
-// six if it hangs, and are alive as long as the reader keeps up. A slot that is new, or that the server has given up, has missed
-// changes, and is Lost.
+// It makes its publication and its slot where they are missing, and returns an error with the SQL
+// to run where it may not. A slot is read by one process at a time. The others stand by: they take
+// over within a second of its end, or within six if it hangs, and are alive as long as the reader
+// keeps up. A slot that is new, or that the server has given up, has missed changes, and is Lost.
 //
-// A change arrives when it is committed, in the order of commits, and when the log is flushed: with synchronous_commit off that
-// is up to 0.6 s later. Changes of one transaction may be told in parts, one after the other.
+// A change arrives when it is committed, in the order of commits, and when the log is flushed: with
+// synchronous_commit off that is up to 0.6 s later. Changes of one transaction may be told in
+// parts, one after the other.
 type Feed struct {
-	// DSN is how to connect, as a URL or as keywords and values. It must lead to the primary, and past any pooler. Required.
+	// DSN is how to connect, as a URL or as keywords and values. It must lead to the primary, and
+	// past any pooler. Required.
 	DSN string
 
-	// Slot is the name of the replication slot: up to 50 of a-z, 0-9 and _. Processes with the same name share the work: one of
-	// them reads. So it stands for one set of caches, one prefix on one Redis. Take another name when a new version of the program
-	// looks at other tables or derives other refs, since the old one tells what it knows as long as it runs. Defaults to "cacheaside".
+	// Slot is the name of the replication slot: up to 50 of a-z, 0-9 and _. Processes with the same
+	// name share the work: one of them reads. So it stands for one set of caches, one prefix on one
+	// Redis. Take another name when a new version of the program looks at other tables or derives
+	// other refs, since the old one tells what it knows as long as it runs. Defaults to
+	// "cacheaside".
 	Slot string
 
-	// Publication is the name of the publication, which says which tables the log tells of. Defaults to "cacheaside".
+	// Publication is the name of the publication, which says which tables the log tells of.
+	// Defaults to "cacheaside".
 	Publication string
 
-	// Temporary gives each process a slot of its own, which ends with its connection: for caches in memory, where each
-	// process must hear of every change. A connection that was lost has then missed changes. Defaults to one slot for all.
+	// Temporary gives each process a slot of its own, which ends with its connection: for caches in
+	// memory, where each process must hear of every change. A connection that was lost has then
+	// missed changes. Defaults to one slot for all.
 	Temporary bool
 
-	// MaxRetained is how many bytes of the log a slot may be behind when a feed begins to read it. With more, the feed makes the slot anew,
-	// which is Lost, rather than read on for minutes. While no process reads, only the server's max_slot_wal_keep_size limits what a
-	// slot keeps on its disk: a feed warns if there is none. Defaults to 1 GiB.
+	// MaxRetained is how many bytes of the log a slot may be behind when a feed begins to read it.
+	// With more, the feed makes the slot anew, which is Lost, rather than read on for minutes.
+	// While no process reads, only the server's max_slot_wal_keep_size limits what a slot keeps on
+	// its disk: a feed warns if there is none. Defaults to 1 GiB.
 	MaxRetained int64
 
 	// Logger is warned of a server without a limit. Defaults to [slog.Default].
@@ -53,7 +60,7 @@ type Feed struct {
 	shared *figures // nil until it is asked for
 }
 
-// figures are what a feed tells of itself while it runs.
+// figures are the gauges of a feed that runs.
 type figures struct {
 	behind   atomic.Int64 // nanoseconds
 	retained atomic.Int64 // bytes
@@ -88,24 +95,26 @@ var (
 	slotName = regexp.MustCompile(`^[a-z0-9_]{1,50}$`)
 )
 
-// Table returns a feed that also looks at a table, by its name as SQL takes it: "users", "app.users". Partitions of a table are
-// looked at by the name of the table.
+// Table returns a feed that also looks at a table, by its name as SQL takes it: "users",
+// "app.users". Partitions of a table are looked at by the name of the table.
 //
-// For each row that has changed, refs returns what is to be removed. It is called with the row as it was and as it is: with the
-// former on UPDATE and DELETE, with the latter on INSERT and UPDATE. What columns of the former are known depends on the
-// table's REPLICA IDENTITY: see [Row]. TRUNCATE calls it once, with a row of which no column is known; what it returns must cover all of
-// the table, as a tag does, and if it returns nothing, the feed is Lost.
+// For each row that has changed, refs returns the refs to remove. It is called with the row as it
+// was and as it is: with the former on UPDATE and DELETE, with the latter on INSERT and UPDATE. The
+// known columns of the former depend on the table's REPLICA IDENTITY: see [Row]. TRUNCATE calls it
+// once, with a row of which no column is known. It must return refs that cover all of the table
+// then, such as a tag; if it returns none, the feed is Lost.
 func (f Feed) Table(name string, refs func(Row) []cacheaside.Ref) *Feed {
 	f.tables = append(slices.Clip(f.tables), table{name, refs})
 	f.shared = nil
 	return &f
 }
 
-// Lag returns how far behind the log what has been told is, in this process or in the one that reads. [cacheaside.Stats] shows it as FeedLag.
+// Lag returns how far behind the log the telling is, in this process or in the reader.
+// [cacheaside.Stats] shows it as FeedLag.
 func (f *Feed) Lag() time.Duration { return time.Duration(f.figures().behind.Load()) }
 
-// Retained returns how many bytes of its log the server keeps for the slot. It is as of the last half second in which the feed had a
-// connection.
+// Retained returns how many bytes of its log the server keeps for the slot. It is as of the last
+// half second in which the feed had a connection.
 func (f *Feed) Retained() int64 { return f.figures().retained.Load() }
 
 // Run is [cacheaside.Feed].

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -18,10 +19,10 @@ func byID(r postgres.Row) []cacheaside.Ref {
 
 func TestAFeedTellsWhatHasChangedInTheOrderOfCommits(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	db := connect(t, s.DSN(""))
+	dsn, slot := database(t)
+	db := connect(t, dsn)
 	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY, name text)", "CREATE TABLE other (id int)")
-	f := quiet(postgres.Feed{DSN: s.DSN("")}).Table("users", byID)
+	f := quiet(postgres.Feed{DSN: dsn, Slot: slot}).Table("users", byID)
 	r := run(t, f)
 	r.awaitAlive()
 	require.Equal(t, []string{"lost"}, r.to.take(), "the slot is new")
@@ -38,7 +39,7 @@ func TestAFeedTellsWhatHasChangedInTheOrderOfCommits(t *testing.T) {
 
 	tx, err := db.Begin(t.Context())
 	require.NoError(t, err)
-	other := connect(t, s.DSN(""))
+	other := connect(t, dsn)
 	require.NoError(t, postgres.Emit(t.Context(), tx, cacheaside.Tags("first", "second\x00\xff")...))
 	execute(t, other, "INSERT INTO users VALUES (3)")
 	r.to.await(t, "tag:public.users:3")
@@ -55,13 +56,14 @@ func TestAFeedTellsWhatHasChangedInTheOrderOfCommits(t *testing.T) {
 	require.ErrorContains(t, r.end(), "context canceled")
 }
 
-// A permanent slot is read by one. The others are alive as long as it keeps up, and take over when it ends.
+// A permanent slot is read by one. The others are alive as long as it keeps up, and take over when
+// it ends.
 func TestAnotherProcessTakesOver(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	db := connect(t, s.DSN(""))
+	dsn, slot := database(t)
+	db := connect(t, dsn)
 	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY)")
-	f := quiet(postgres.Feed{DSN: s.DSN("")})
+	f := quiet(postgres.Feed{DSN: dsn, Slot: slot})
 	first := run(t, f.Table("users", byID))
 	first.awaitAlive()
 	second := run(t, f.Table("users", byID))
@@ -79,10 +81,10 @@ func TestAnotherProcessTakesOver(t *testing.T) {
 
 func TestTemporarySlotsAreOneAProcess(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	db := connect(t, s.DSN(""))
+	dsn, slot := database(t)
+	db := connect(t, dsn)
 	execute(t, db, "CREATE TABLE users (id int PRIMARY KEY)")
-	f := quiet(postgres.Feed{DSN: s.DSN(""), Temporary: true})
+	f := quiet(postgres.Feed{DSN: dsn, Slot: slot, Temporary: true})
 	first, second := run(t, f.Table("users", byID)), run(t, f.Table("users", byID))
 	first.awaitAlive()
 	second.awaitAlive()
@@ -93,7 +95,7 @@ func TestTemporarySlotsAreOneAProcess(t *testing.T) {
 	require.Error(t, second.end())
 	require.Eventually(t, func() bool {
 		var slots int
-		require.NoError(t, db.QueryRow(t.Context(), "SELECT count(*) FROM pg_replication_slots").Scan(&slots))
+		require.NoError(t, db.QueryRow(t.Context(), "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()").Scan(&slots))
 		return slots == 0
 	}, patience, 10*time.Millisecond)
 }
@@ -128,7 +130,8 @@ func TestAPermanentSlotMissesNothing(t *testing.T) {
 	}
 }
 
-// The log has a commit before others can see it. Told then, a fetch would find the old row, and that would be kept.
+// The log has a commit before others can see it. Told then, a fetch would find the old row, and
+// that would be kept.
 func TestAChangeIsToldWhenItCanBeSeen(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -157,4 +160,64 @@ func TestAChangeIsToldWhenItCanBeSeen(t *testing.T) {
 	require.NoError(t, <-committed)
 	r.to.await(t, "tag:public.users:1")
 	r.awaitAlive()
+}
+
+// The server makes a slot between two transactions, and waits for those that are open.
+func TestASlotIsMadeWhenOpenTransactionsHaveEnded(t *testing.T) {
+	t.Parallel()
+	for _, temporary := range []bool{false, true} {
+		s := start(t)
+		db := connect(t, s.DSN(""))
+		execute(t, db, "CREATE TABLE users (id int PRIMARY KEY)", "BEGIN", "INSERT INTO users VALUES (1)")
+		r := run(t, quiet(postgres.Feed{DSN: s.DSN(""), Temporary: temporary}))
+		time.Sleep(500 * time.Millisecond)
+		require.Empty(t, r.to.take())
+		execute(t, db, "COMMIT")
+		r.to.await(t, "lost")
+		r.awaitAlive()
+	}
+}
+
+// A standby says of the work of another process what that has confirmed, and no more.
+func TestAStandbyIsAliveWhileTheReaderKeepsUp(t *testing.T) {
+	t.Parallel()
+	dsn, slot := database(t)
+	db := connect(t, dsn)
+	f := quiet(postgres.Feed{DSN: dsn, Slot: slot})
+	held, release := context.WithCancel(t.Context()) // which ends before the feeds are ended
+	first := runInto(t, f, &sink{holds: held})
+	first.awaitAlive()
+	second := run(t, quiet(postgres.Feed{DSN: dsn, Slot: slot}))
+	second.awaitAlive()
+	require.NoError(t, postgres.Emit(t.Context(), db, cacheaside.Tags("first")...))
+	time.Sleep(2 * time.Second)
+	before := first.to.alive.Load() + second.to.alive.Load()
+	time.Sleep(2 * time.Second)
+	require.Equal(t, before, first.to.alive.Load()+second.to.alive.Load(), "one does not get on, and both know")
+	require.Greater(t, f.Lag(), 2*time.Second)
+	release()
+	first.awaitAlive()
+	second.awaitAlive()
+	require.Empty(t, second.to.take())
+}
+
+func TestWhatWasReadAndNotToldIsToldByTheNextReader(t *testing.T) {
+	t.Parallel()
+	dsn, slot := database(t)
+	db := connect(t, dsn)
+	f := quiet(postgres.Feed{DSN: dsn, Slot: slot})
+	first := runInto(t, f, &sink{holds: t.Context()}) // for good
+	first.awaitAlive()
+	require.Eventually(t, func() bool {
+		var done bool
+		err := db.QueryRow(t.Context(), "SELECT confirmed_flush_lsn >= pg_current_wal_flush_lsn() FROM pg_replication_slots WHERE slot_name = $1", slot).Scan(&done)
+		return err == nil && done
+	}, patience, time.Millisecond, "that the slot is new is not told again")
+	for _, tag := range []string{"first", "second", "third"} {
+		require.NoError(t, postgres.Emit(t.Context(), db, cacheaside.Tags(tag)...))
+	}
+	time.Sleep(time.Second) // all is read, and the server has heard from the reader
+	first.stop()
+	second := run(t, quiet(postgres.Feed{DSN: dsn, Slot: slot}))
+	second.to.await(t, "tag:first", "tag:second", "tag:third")
 }

@@ -2,12 +2,14 @@ package postgres
 
 import "time"
 
-// aliveAge is how old the moment may be as of which nothing was missed for a feed to say that it is alive. With the two seconds after
-// which a silent feed is lost, nothing older than three is trusted.
+// aliveAge is how old the moment may be as of which nothing was missed for a feed to say that it is
+// alive. With the two seconds after which a silent feed is lost, nothing older than three is
+// trusted.
 const aliveAge = time.Second
 
-// horizon knows up to when changes have been told. At some moment the server's log had reached a mark, so when all up to that
-// mark has been told, all that had been committed at that moment has. It is used by one goroutine.
+// horizon knows up to when changes have been told. At some moment the server's log had reached a
+// mark, so when all up to that mark has been told, all that had been committed at that moment has.
+// It is used by one goroutine.
 type horizon struct {
 	marks []mark
 	asOf  time.Time
@@ -24,7 +26,8 @@ func (h *horizon) add(position uint64, asked time.Time) {
 	h.marks = append(h.marks, mark{position, asked})
 }
 
-// reach drops the marks up to a position. It returns the newest moment as of which all has been told, if there is a newer one.
+// reach drops the marks up to a position. It returns the newest moment as of which all has been
+// told, if there is a newer one.
 func (h *horizon) reach(position uint64) (asOf time.Time, ok bool) {
 	n := 0
 	for n < len(h.marks) && h.marks[n].position <= position {
@@ -39,7 +42,7 @@ func (h *horizon) reach(position uint64) (asOf time.Time, ok bool) {
 	return h.asOf, true
 }
 
-// lag is how far behind what is told is.
+// lag is how far behind the telling is.
 func (h *horizon) lag() time.Duration {
 	if len(h.marks) > 0 {
 		return max(h.took, time.Since(h.marks[0].at))

@@ -39,7 +39,8 @@ func openAside(t *testing.T, url string) *cacheaside.Client[int] {
 	return cache
 }
 
-// beKilled follows a feed of what transactions emit, until it is told to make a change in whose midst it ends.
+// beKilled follows a feed of what transactions emit, until it is told to make a change in whose
+// midst it ends.
 func beKilled(t *testing.T, p *parent) {
 	var task killTask
 	p.task(&task)
@@ -94,8 +95,8 @@ func (m mortalTx) Commit(ctx context.Context) error {
 	select {}
 }
 
-// A process that is killed between its commit and the removal has written into the log what is to be removed, and the next one
-// removes it.
+// A process that is killed between its commit and the removal has written into the log what is to
+// be removed, and the next one removes it.
 func TestAProcessKilledBetweenCommitAndRemovalLeavesNothingStale(t *testing.T) {
 	t.Parallel()
 	s, redis := start(t), redistest.Start(t)

@@ -2,9 +2,14 @@ package postgres_test
 
 import (
 	"context"
+	"crypto/rand"
+	"flag"
 	"fmt"
+	"log"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,10 +25,17 @@ import (
 )
 
 // patience is for what happens within a second, on a machine that does much else.
-const patience = 30 * time.Second
+const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		_ = flag.Set("test.parallel", "6") // the tests mostly wait, for servers above all
+	}
 	code := m.Run()
+	for _, end := range slices.Backward(lasts.cleanups) {
+		end()
+	}
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, "goleak:", err)
@@ -37,6 +49,30 @@ func TestMain(m *testing.M) {
 func start(t *testing.T, settings ...string) *pgtest.Server {
 	t.Helper()
 	return pgtest.Start(t, settings...)
+}
+
+// common is the server of tests that do not break theirs. Each has a database of its own.
+var (
+	lasts  = new(lasting)
+	common = sync.OnceValue(func() *pgtest.Server { return pgtest.Start(lasts) })
+)
+
+// lasting is a test, as far as pgtest can tell, that lasts for all tests.
+type lasting struct{ cleanups []func() }
+
+func (*lasting) Helper()                           {}
+func (l *lasting) Cleanup(f func())                { l.cleanups = append(l.cleanups, f) }
+func (*lasting) Fatal(arguments ...any)            { log.Panic(arguments...) }
+func (*lasting) Skip(arguments ...any)             { log.Panic(arguments...) }
+func (*lasting) Fatalf(f string, arguments ...any) { log.Panicf(f, arguments...) }
+
+// database makes a database on the common server, and a name for a slot that no other test has.
+func database(t *testing.T) (dsn, slot string) {
+	t.Helper()
+	pgtest.Require(t)
+	slot = "d" + strings.ToLower(rand.Text()[:8])
+	execute(t, connect(t, common().DSN("")), "CREATE DATABASE "+slot)
+	return common().DSN(slot), slot
 }
 
 // connect returns a connection, which ends with the test.
@@ -65,6 +101,7 @@ func quiet(f postgres.Feed) *postgres.Feed {
 // sink notes what a feed tells.
 type sink struct {
 	alive atomic.Int64
+	holds context.Context // Invalidate returns when it has ended; nil for at once
 
 	mu   sync.Mutex
 	told []string // refs as text, and "lost"
@@ -72,6 +109,9 @@ type sink struct {
 }
 
 func (s *sink) Invalidate(refs ...cacheaside.Ref) {
+	if s.holds != nil {
+		<-s.holds.Done()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range refs {
@@ -86,6 +126,15 @@ func (s *sink) Lost(err error) {
 	defer s.mu.Unlock()
 	s.told = append(s.told, "lost")
 	s.lost = append(s.lost, err)
+}
+
+func (s *sink) lastLost() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.lost) == 0 {
+		return nil
+	}
+	return s.lost[len(s.lost)-1]
 }
 
 // take returns what was told so far, and forgets it.
@@ -117,10 +166,15 @@ type running struct {
 }
 
 // run runs a feed once, until the test ends or it breaks.
-func run(t *testing.T, f *postgres.Feed) *running {
+func run(t *testing.T, f cacheaside.Feed) *running {
+	t.Helper()
+	return runInto(t, f, new(sink))
+}
+
+func runInto(t *testing.T, f cacheaside.Feed, to *sink) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{t: t, to: new(sink), stop: cancel, ended: make(chan error, 1)}
+	r := &running{t: t, to: to, stop: cancel, ended: make(chan error, 1)}
 	go func() { r.ended <- f.Run(ctx, r.to) }()
 	t.Cleanup(func() { _ = r.end() })
 	return r

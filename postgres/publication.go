@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// lack is what the publication lacks.
+// lack is a command that completes the publication.
 type lack struct{ sql string }
 
 // relation is a table as the server knows it.
@@ -32,7 +32,8 @@ func (s *session) checkTablesAgain(ctx context.Context) (*lack, error) {
 	return lacking, err
 }
 
-// checkTables finds the tables, and returns what the publication lacks of them. What the feed does not mend is an error.
+// checkTables finds the tables, and returns the lack of the publication. A lack that the feed does
+// not mend is an error.
 func (s *session) checkTables(ctx context.Context) (*lack, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
@@ -82,8 +83,8 @@ func (s *session) find(ctx context.Context, name string) (r relation, err error)
 	return r, err
 }
 
-// family returns a table with those that inherit from it, and the commands that mend their replica identities. If those of
-// partitions differ, the log tells values that it does not know as NULL.
+// family returns a table with those that inherit from it, and the commands that mend their replica
+// identities. If those of partitions differ, the log tells values that it does not know as NULL.
 func (s *session) family(ctx context.Context, oid uint32) (oids []uint32, mend []string, err error) {
 	s.asking.Lock()
 	defer s.asking.Unlock()
@@ -168,7 +169,8 @@ func forTables(verb string, relations []relation) string {
 	return verb + strings.Join(names, ", ")
 }
 
-// alter gives the publication what it lacks. A slot from before that is dropped with it, if there is one: it has not told of these tables.
+// alter completes the publication. A slot from before that is dropped with it, if there is one: it
+// has not told of these tables.
 func (s *session) alter(ctx context.Context, lacking *lack, slot string) error {
 	err := pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '3s'"); err != nil {
@@ -180,7 +182,8 @@ func (s *session) alter(ctx context.Context, lacking *lack, slot string) error {
 		if slot == "" {
 			return nil
 		}
-		// It is gone at once, whatever becomes of the transaction: without it the next try begins here.
+		// It is gone at once, whatever becomes of the transaction: without it the next try begins
+		// here.
 		_, err := tx.Exec(ctx, "SELECT pg_drop_replication_slot($1)", slot)
 		return err
 	})

@@ -6,7 +6,7 @@ import (
 	"github.com/cacheaside/cacheaside"
 )
 
-// Op is what was done to a row.
+// Op is an operation on a row.
 type Op byte
 
 // The operations. An UPDATE that moves a row to another partition is one UPDATE.
@@ -32,15 +32,17 @@ func (o Op) String() string {
 	return fmt.Sprintf("Op(%d)", byte(o))
 }
 
-// Row is a row as it was before a change, or as it is after it. It is good until the function returns that is called with it.
+// Row is a row as it was before a change, or as it is after it. It is good until the function
+// returns that is called with it.
 //
-// Which columns are known depends on the table. As it is, a row is known whole, but for values of several kilobytes
-// that an UPDATE has not changed. As it was, it is known by the columns of its REPLICA IDENTITY: the primary key, unless the table says otherwise.
-// After
+// Which columns are known depends on the table. As it is, a row is known whole, but for values of
+// several kilobytes that an UPDATE has not changed. As it was, it is known by the columns of its
+// REPLICA IDENTITY: the primary key, unless the table says otherwise. After
 //
 //	ALTER TABLE users REPLICA IDENTITY FULL
 //
-// all columns are known, always, for a larger log. That is needed where refs depend on more than the key: the list that a row has left.
+// all columns are known, always, for a larger log. That is needed where refs depend on more than
+// the key: the list that a row has left.
 type Row struct {
 	Table string // by its schema and name: "public.users"
 	Op    Op
@@ -57,9 +59,10 @@ type column struct {
 	null  bool
 }
 
-// Text returns the value of a column as text, the form in which psql shows it, and "" for NULL. If the column is not known, or
-// there is none of that name, the change cannot be told: the feed is Lost, with an error that says what to do, and the backend's
-// caches are cleared. So ask by [Row.Get] for what you can do without.
+// Text returns the value of a column as text, the form in which psql shows it, and "" for NULL. If
+// the column is not known, or there is none of that name, the change cannot be told: the feed is
+// Lost, its error has the command that helps, and the backend's caches are cleared. Use [Row.Get]
+// for a column that the function can do without.
 func (r Row) Text(name string) string {
 	text, known := r.Get(name)
 	if !known && *r.unknown == "" {
@@ -86,7 +89,7 @@ func (r Row) column(name string) column {
 	return column{}
 }
 
-// tell returns what a table's function says of a row, or why the change cannot be told.
+// tell returns the refs of a row by its table's function, or why the change cannot be told.
 func (r Row) tell(refs func(Row) []cacheaside.Ref) (told []cacheaside.Ref, lost error) {
 	var unknown string
 	r.unknown = &unknown

@@ -16,17 +16,22 @@ const (
 	// pollInterval is how often the server is asked how far its log and the slot are.
 	pollInterval = 300 * time.Millisecond
 
-	// tablesInterval is how often the tables and the publication are looked at again: a migration may have put another table in
-	// the place of one.
+	// tablesInterval is how often the tables and the publication are looked at again: a migration
+	// may have put another table in the place of one.
 	tablesInterval = 3 * time.Second
 
 	// queryTimeout is how long the server may take for that. It says that the connection is dead.
 	queryTimeout = 5 * time.Second
 
 	closeTimeout = time.Second
+
+	// lockTimeout is how long a question waits for a table that a migration has locked, in
+	// milliseconds. News wait behind the question.
+	lockTimeout = "100"
 )
 
-// session is one run of a feed. It has a connection for questions, and while it reads one for the log.
+// session is one run of a feed. It has a connection for questions, and while it reads one for the
+// log.
 type session struct {
 	feed              *Feed
 	figures           *figures
@@ -87,8 +92,9 @@ func (s *session) runTemporary(ctx context.Context) error {
 	return s.read(ctx, temporaryName(s.slot))
 }
 
-// prepare makes the publication and the slot, where they are missing or of no use, and reports whether the slot is free to be read. While
-// another process reads it, that one's progress says whether this one is alive.
+// prepare makes the publication and the slot, where they are missing or of no use, and reports
+// whether the slot is free to be read. While another process reads it, that one's progress says
+// whether this one is alive.
 func (s *session) prepare(ctx context.Context) (free bool, err error) {
 	lacking, err := s.checkTablesAgain(ctx)
 	if err != nil {
@@ -128,7 +134,7 @@ func (s *session) useless(slot slotState, lacking *lack) string {
 	return ""
 }
 
-// reach is called with what has been told, or confirmed by the process that reads: up to there nothing was missed.
+// reach is called with a position: up to there all has been told, or confirmed by the reader.
 func (s *session) reach(position uint64) {
 	if asOf, ok := s.horizon.reach(position); ok && time.Since(asOf) < aliveAge {
 		s.to.Alive()
@@ -144,7 +150,8 @@ func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
 	}
 	name(config.RuntimeParams)
 	config.RuntimeParams["synchronous_commit"] = "local" // what is written here need not wait for standbys
-	config.RuntimeParams["lock_timeout"] = "100ms"       // others would queue behind a lock that is waited for
+	config.RuntimeParams["statement_timeout"] = "0"
+	config.RuntimeParams["lock_timeout"] = lockTimeout
 	ctx, cancel := context.WithTimeout(ctx, 2*queryTimeout)
 	defer cancel()
 	return pgx.ConnectConfig(ctx, config)

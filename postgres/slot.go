@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// slotState is what the server says of a slot, and of its log.
+// slotState is the server's view of a slot, and of its log.
 type slotState struct {
 	exists    bool
 	active    bool   // a process reads it
@@ -38,8 +38,9 @@ func (s *session) lookAt(ctx context.Context, name string) (slot slotState, err 
 	return slot, nil
 }
 
-// renew makes a slot anew, with what the publication lacks. That changes were missed stands in the log, behind the place where the slot
-// begins: so whichever process reads it tells it, also if this one ends first.
+// renew makes a slot anew, and completes the publication. That changes were missed stands in the
+// log, behind the place where the slot begins: so any process that reads it tells it, also if this
+// one ends first.
 func (s *session) renew(ctx context.Context, slot slotState, lacking *lack) error {
 	old := ""
 	if slot.exists {
@@ -61,10 +62,14 @@ func (s *session) renew(ctx context.Context, slot slotState, lacking *lack) erro
 	return err
 }
 
-// create makes the slot by copying one that ends with the connection: there is none by that name before the message is committed.
-// The server waits for transactions that are open, to begin between two.
+// create makes the slot by copying one that ends with the connection: there is none by that name
+// before the message is committed. The server waits for transactions that are open, to begin
+// between two.
 func (s *session) create(ctx context.Context) error {
 	begin := temporaryName(s.slot)
+	if _, err := s.conn.Exec(ctx, "SET lock_timeout = 0"); err != nil { // the server waits for transactions by their locks
+		return err
+	}
 	_, err := s.conn.Exec(ctx, "SELECT pg_create_logical_replication_slot($1, 'pgoutput', true)", begin)
 	if err != nil {
 		return s.explain(err)
@@ -74,7 +79,8 @@ func (s *session) create(ctx context.Context) error {
 		_, err = s.conn.Exec(ctx, "SELECT pg_copy_logical_replication_slot($1, $2, false)", begin, s.slot)
 	}
 	_, failed := s.conn.Exec(ctx, "SELECT pg_drop_replication_slot($1)", begin)
-	return s.explain(errors.Join(err, failed))
+	_, reset := s.conn.Exec(ctx, "SET lock_timeout = "+lockTimeout)
+	return s.explain(errors.Join(err, failed, reset))
 }
 
 // temporaryName returns a name that no other slot has.

@@ -16,14 +16,16 @@ import (
 )
 
 const (
-	// statusInterval is how often the server hears how much has been told, and is asked where it is while something is waited for.
+	// statusInterval is how often the server hears how much has been told, and is asked where it is
+	// while something is waited for.
 	statusInterval = 50 * time.Millisecond
 
-	// senderTimeout is how long the server waits for that before it takes the reader for dead, and the slot from it.
+	// senderTimeout is how long the server waits for that before it takes the reader for dead, and
+	// the slot from it.
 	senderTimeout = "5s"
 
-	// beatAfter is how long a mark is waited for before a message is written behind it: the mark may stand in the middle of a
-	// record, whose end is not flushed by itself.
+	// beatAfter is how long a mark is waited for before a message is written behind it: the mark
+	// may stand in the middle of a record, whose end is not flushed by itself.
 	beatAfter = 600 * time.Millisecond
 )
 
@@ -37,7 +39,8 @@ type stream struct {
 	pending news          // of a transaction that has not been read to its end
 }
 
-// read reads a slot and tells what the log holds, until that is broken. Of a slot that another process reads the error has codeInUse.
+// read reads a slot and tells the news of the log, until that is broken. Of a slot that another
+// process reads the error has codeInUse.
 func (s *session) read(ctx context.Context, slot string) error {
 	conn, err := s.connectStream(ctx)
 	if err != nil {
@@ -83,7 +86,8 @@ func (s *session) connectStream(ctx context.Context) (*pgconn.PgConn, error) {
 	name(config.RuntimeParams)
 	config.RuntimeParams["replication"] = "database"
 	config.RuntimeParams["wal_sender_timeout"] = senderTimeout
-	config.RuntimeParams["statement_timeout"] = "0" // it would end the making of a slot
+	config.RuntimeParams["statement_timeout"] = "0" // they would end the making of a slot
+	config.RuntimeParams["lock_timeout"] = "0"
 	ctx, cancel := context.WithTimeout(ctx, 2*queryTimeout)
 	defer cancel()
 	return pgconn.ConnectConfig(ctx, config)
@@ -233,7 +237,7 @@ func (st *stream) receiveUntil(ctx, until context.Context) error {
 	return nil
 }
 
-// take queues what a message of the server tells.
+// take queues the news in a message of the server.
 func (st *stream) take(ctx context.Context, data []byte) error {
 	if len(data) == 0 {
 		return errors.New("the server has sent an empty message")
@@ -265,7 +269,8 @@ func (st *stream) take(ctx context.Context, data []byte) error {
 	return fmt.Errorf("the server has sent a message of the type %q", data[0])
 }
 
-// flush queues what is pending. While there is no room the server hears from its reader all the same.
+// flush queues the pending news. While there is no room the server hears from its reader all the
+// same.
 func (st *stream) flush(ctx context.Context) error {
 	n := st.pending
 	if len(n.refs) > 0 || n.lost != nil {
@@ -286,7 +291,8 @@ func (st *stream) flush(ctx context.Context) error {
 	}
 }
 
-// report tells the server up to where changes have been told, and asks it how far it is if more is wanted.
+// report tells the server up to where changes have been told, and asks it how far it is if more is
+// wanted.
 func (st *stream) report(ctx context.Context) error {
 	told := st.teller.position()
 	confirmed := pglogrepl.LSN(st.teller.confirm())

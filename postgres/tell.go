@@ -12,18 +12,21 @@ import (
 var errSlotIsNew = errors.New("postgres: the replication slot was made anew, and changes from before it were missed")
 
 const (
-	// tellAtOnce is how many refs are told at a time: enough for one round trip to Redis to carry many transactions.
+	// tellAtOnce is how many refs are told at a time: enough for one round trip to Redis to carry
+	// many transactions.
 	tellAtOnce = 512
 
 	// queued is how many news may wait for being told.
 	queued = 1024
 
-	// holdAfterLost is for how long after Lost nothing more is confirmed to the server: what Redis holds is removed in the background,
-	// and if this process ends before that is done, the next one must be told again.
+	// holdAfterLost is for how long after Lost nothing more is confirmed to the server: what Redis
+	// holds is removed in the background, and if this process ends before that is done, the next
+	// one must be told again.
 	holdAfterLost = 5 * time.Second
 )
 
-// teller tells news one after the other, beside the reading of the log: the server must hear from its reader though Redis is slow.
+// teller tells news one after the other, beside the reading of the log: the server must hear from
+// its reader though Redis is slow.
 type teller struct {
 	to       cacheaside.Sink
 	visible  func(ctx context.Context, xids []uint32) error
@@ -56,7 +59,7 @@ func (t *teller) run(ctx context.Context) error {
 	}
 }
 
-// gather adds what is waiting to n: all that may be told with it.
+// gather adds waiting news to n: all that may be told with it.
 func (t *teller) gather(n news) news {
 	for len(n.refs) < tellAtOnce && n.lost == nil {
 		select {
@@ -96,7 +99,7 @@ func (t *teller) position() uint64 {
 	return t.told
 }
 
-// confirm returns what the server may hear of that.
+// confirm returns the position that the server may hear.
 func (t *teller) confirm() (position uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

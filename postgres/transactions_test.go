@@ -38,7 +38,8 @@ type transactTask struct {
 	Transactions int
 }
 
-// version is a state of a row: the how many-th, and of which transaction. Number and name of what was rolled back are of no other state.
+// version is a state of a row: the how many-th, and of which transaction. Number and name of what
+// was rolled back are of no other state.
 type version struct {
 	Number int
 	By     string
@@ -146,7 +147,8 @@ func (w *transactor) find(db querier, id int) cacheaside.FetchFunc[version] {
 	}
 }
 
-// transaction changes up to three rows, some of them in calls within, looks them up inside and others outside, and commits most often.
+// transaction changes up to three rows, some of them in calls within, looks them up inside and
+// others outside, and commits most often.
 func (w *transactor) transaction(by string) {
 	var mine []wrote
 	var before int64
@@ -185,7 +187,8 @@ func (w *transactor) transaction(by string) {
 	}
 }
 
-// changeWithin is a method of a service, which has its own transaction, or takes part in its caller's.
+// changeWithin is a method of a service, which has its own transaction, or takes part in its
+// caller's.
 func (w *transactor) changeWithin(ctx context.Context, id int, by string) (state wrote, err error) {
 	err = postgres.InTx(ctx, w.pool, pgx.TxOptions{}, func(ctx context.Context, tx pgx.Tx) error {
 		k := strconv.Itoa(id)
@@ -217,7 +220,8 @@ func (w *transactor) changeWithin(ctx context.Context, id int, by string) (state
 	return state, err
 }
 
-// Two processes run random transactions with rollbacks, nested calls and lookups inside and outside.
+// Two processes run random transactions with rollbacks, nested calls and lookups inside and
+// outside.
 func TestNobodyOutsideSeesWhatIsNotCommitted(t *testing.T) {
 	t.Parallel()
 	for name, url := range map[string]func(*redistest.Server) string{
@@ -234,7 +238,7 @@ func TestNobodyOutsideSeesWhatIsNotCommitted(t *testing.T) {
 				fmt.Sprintf("INSERT INTO versions SELECT i, 0, '' FROM generate_series(0, %d) i", transactRows-1))
 			var children []*child
 			for i := range 2 {
-				c := startChild(t, "transacting", transactTask{s.DSN(""), url(redis), i, *transactions / 4})
+				c := startChild(t, "transacting", transactTask{s.DSN(""), url(redis), i, *transactions / 2})
 				var ready bool
 				c.hear(&ready)
 				children = append(children, c)
@@ -271,7 +275,8 @@ func (v verdict) log(took time.Duration) {
 		v.committed, v.rolled, took.Round(time.Millisecond), v.seen, v.kept, v.inside, v.late)
 }
 
-// judge fails the test for a lookup that has returned what was not committed, or what was not the case any more.
+// judge fails the test for a lookup that has returned what was not committed, or what was not the
+// case any more.
 func judge(t *testing.T, histories []history) verdict {
 	t.Helper()
 	result := verdict{t: t}

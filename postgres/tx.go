@@ -30,18 +30,22 @@ type openTx struct {
 // rollbackTimeout bounds the end of a transaction whose context has ended.
 const rollbackTimeout = 5 * time.Second
 
-// InTx runs do in a transaction of db and in a [cacheaside.Change], which the context that do gets carries: it begins the
-// transaction, calls do, commits if do returns nil and rolls back otherwise, also after a panic, and then ends the change. So what is
-// declared by Changed below is removed after the commit, and nothing that the transaction has not committed is cached.
+// InTx runs do in a transaction of db and in a [cacheaside.Change], which the context that do gets
+// carries: it begins the transaction, calls do, commits if do returns nil and rolls back otherwise,
+// also after a panic, and then ends the change. So the keys declared by Changed below are removed
+// after the commit, and nothing that the transaction has not committed is cached.
 //
-// It returns the error of do unchanged; or that of the commit, whose outcome may not be known: the keys are removed all the
-// same; or else that of End, if the commit succeeded and a removal did not reach a backend yet.
+// It returns the error of do unchanged; or that of the commit, whose outcome may not be known: the
+// keys are removed all the same; or else that of End, if the commit succeeded and a removal did not
+// reach a backend yet.
 //
-// An InTx with the same db within do is part of its transaction and of its change, whatever its options: it calls its function,
-// and neither commits nor rolls back. Savepoints are the caller's affair. Within a change that was begun by [cacheaside.Begin] it has
-// a transaction of its own, after which what was declared so far is removed, and once more when that change ends.
+// An InTx with the same db within do is part of its transaction and of its change, whatever its
+// options: it calls its function, and neither commits nor rolls back. Savepoints are the caller's
+// affair. Within a change that was begun by [cacheaside.Begin] it has a transaction of its own,
+// after which the keys declared so far are removed, and once more when that change ends.
 //
-// Where Feed is followed, call [Emit] in do with the same refs: then a crash after the commit loses nothing.
+// Where Feed is followed, call [Emit] in do with the same refs: then a crash after the commit loses
+// nothing.
 func InTx(ctx context.Context, db Beginner, o pgx.TxOptions, do func(ctx context.Context, tx pgx.Tx) error) (err error) {
 	switch {
 	case db == nil:
@@ -76,8 +80,8 @@ func InTx(ctx context.Context, db Beginner, o pgx.TxOptions, do func(ctx context
 	return tx.Commit(ctx)
 }
 
-// rollback rolls back though ctx may have ended. The error that matters is do's, and the database ends a transaction whose
-// connection is lost, which pgx closes then.
+// rollback rolls back though ctx may have ended. The error that matters is do's, and the database
+// ends a transaction whose connection is lost, which pgx closes then.
 func rollback(ctx context.Context, tx pgx.Tx) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 	defer cancel()

@@ -58,8 +58,8 @@ func (t lyingTx) Commit(ctx context.Context) error {
 
 func TestInTx(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	db := connect(t, s.DSN(""))
+	dsn, _ := database(t)
+	db := connect(t, dsn)
 	execute(t, db, "CREATE TABLE users (id text PRIMARY KEY, name text)", "INSERT INTO users VALUES ('42', 'old')")
 	errDo, errCommit := errors.New("do"), errors.New("commit")
 	for name, test := range map[string]struct {
@@ -78,7 +78,7 @@ func TestInTx(t *testing.T) {
 			execute(t, db, "UPDATE users SET name = 'old'")
 			users := openUsers(t)
 			find := func(ctx context.Context, _ string) (name string, err error) {
-				other := connect(t, s.DSN(""))
+				other := connect(t, dsn)
 				err = other.QueryRow(ctx, "SELECT name FROM users").Scan(&name)
 				return name, err
 			}
@@ -129,8 +129,8 @@ func TestInTx(t *testing.T) {
 
 func TestInTxJoinsATransactionOfTheSameDatabase(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	db, other := connect(t, s.DSN("")), connect(t, s.DSN(""))
+	dsn, _ := database(t)
+	db, other := connect(t, dsn), connect(t, dsn)
 	users := openUsers(t)
 	require.NoError(t, users.Set(t.Context(), key, "old", time.Minute))
 	do := func(ctx context.Context, db postgres.Beginner, see func(context.Context, pgx.Tx)) error {
@@ -160,8 +160,8 @@ func TestInTxJoinsATransactionOfTheSameDatabase(t *testing.T) {
 
 func TestInTxThatDoesNotBegin(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	db := connect(t, s.DSN(""))
+	dsn, _ := database(t)
+	db := connect(t, dsn)
 	require.NoError(t, db.Close(t.Context()))
 	nothing := func(context.Context, pgx.Tx) error { return nil }
 	require.ErrorContains(t, postgres.InTx(t.Context(), db, pgx.TxOptions{}, nothing), "postgres: beginning the transaction: ")

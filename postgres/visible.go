@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// The log has a commit before others can see it: the server writes the one, waits for synchronous standbys, and then ends the transaction. A
-// fetch that began after the telling could still read what was before, and it would be kept.
+// The log has a commit before others can see it: the server writes the one, waits for synchronous
+// standbys, and then ends the transaction. A fetch that began after the telling could still read
+// the old row, and it would be kept.
 
 const (
 	// The pause before a snapshot is looked at again grows from one to the other.
@@ -18,7 +19,8 @@ const (
 	maxVisiblePause = 20 * time.Millisecond
 )
 
-// awaitVisible returns when transactions that have committed can be seen by all that begins from now on.
+// awaitVisible returns when transactions that have committed can be seen by all that begins from
+// now on.
 func (s *session) awaitVisible(ctx context.Context, xids []uint32) error {
 	for pause := minVisiblePause; len(xids) > 0; pause = min(2*pause, maxVisiblePause) {
 		now, err := s.snapshot(ctx)
@@ -68,7 +70,8 @@ func parseSnapshot(text string) (now snapshot, err error) {
 	return snapshot{all[0], all[1], all[2:]}, nil
 }
 
-// sees reports whether a transaction has ended. The log has the lower half of its number: it is one of the last two thousand million.
+// sees reports whether a transaction has ended. The log has the lower half of its number: it is one
+// of the last two thousand million.
 func (n snapshot) sees(xid uint32) bool {
 	whole := n.max + uint64(int64(int32(xid-uint32(n.max))))
 	return whole < n.min || whole < n.max && !slices.Contains(n.running, whole)

@@ -103,8 +103,12 @@ func (l *laboratory) mutate(all []mutant) (map[string]*source, error) {
 }
 
 func (l *laboratory) compile(ctx context.Context, overlay, directory, program string) error {
+	in, pkg := l.root, "./"+directory
+	if _, err := os.Stat(filepath.Join(l.root, directory, "go.mod")); err == nil { // a module of its own
+		in, pkg = filepath.Join(l.root, directory), "."
+	}
 	args := append([]string{"test", "-c", "-vet=off", "-overlay", overlay, "-o", program}, l.flags...)
-	said, err := l.run(ctx, append(args, "./"+directory)...)
+	said, err := goCommand(ctx, in, append(args, pkg)...)
 	if err != nil {
 		return fmt.Errorf("the tests of ./%s do not compile: %w\n%s", directory, err, said)
 	}
@@ -115,16 +119,16 @@ func (l *laboratory) compile(ctx context.Context, overlay, directory, program st
 // the packages without their tests. A mutant that does not compile is no mutant: checkBuild returns an error
 // that names those who do not.
 func (l *laboratory) checkBuild(ctx context.Context, overlay string) error {
-	said, err := l.run(ctx, "build", "-overlay", overlay, "./...")
+	said, err := goCommand(ctx, l.root, "build", "-overlay", overlay, "./...")
 	if err == nil {
 		return nil
 	}
 	return fmt.Errorf("mutants that do not compile are no mutants: %s: %w\n%s", strings.Join(l.guilty(said), ", "), err, said)
 }
 
-func (l *laboratory) run(ctx context.Context, args ...string) (said string, err error) {
+func goCommand(ctx context.Context, directory string, args ...string) (said string, err error) {
 	c := exec.CommandContext(ctx, "go", args...) //nolint:gosec // of this laboratory
-	c.Dir = l.root
+	c.Dir = directory
 	out, err := c.CombinedOutput()
 	return string(out), err
 }

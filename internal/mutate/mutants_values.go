@@ -19,7 +19,7 @@ var valueMutants = []mutant{
 	{
 		name:    "what-a-fetch-returned-is-stored-itself",
 		promise: "WithClone",
-		edits:   change("fetch.go", "c.entry(c.own(value), ttl, now, took)", "c.entry(value, ttl, now, took)"),
+		edits:   change("fetch.go", "c.entryOf(f, c.own(value), ttl, now, took)", "c.entryOf(f, value, ttl, now, took)"),
 		run:     "TestConformance/memory/WithClone_what_a_fetch",
 	},
 	{

@@ -1,10 +1,12 @@
 // Package pgtest starts real PostgreSQL servers for tests.
 //
-// A server belongs to the test that started it and ends with it. It listens on a unix socket in a directory of its own, so
-// that no test talks to a server that it did not start. It keeps nothing safe from a crash of the machine (fsync is off), and
-// all from one of its own: kill and restart it as you like.
+// A server belongs to the test that started it and ends with it. It listens on a unix socket in a
+// directory of its own, so that no test talks to a server that it did not start. It keeps nothing
+// safe from a crash of the machine (fsync is off), and all from one of its own: kill and restart it
+// as you like.
 //
-// It needs initdb and postgres 14 or newer, which PG_BIN may name the directory of: [Require] says what happens without.
+// It needs initdb and postgres 14 or newer, which PG_BIN may name the directory of: [Require] says
+// what happens without.
 package pgtest
 
 import (
@@ -18,7 +20,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 )
 
@@ -36,9 +37,19 @@ const (
 const install = "postgres and initdb not found; install PostgreSQL 14 or newer, or say by PG_BIN in which directory they are, " +
 	"with `apt-get install postgresql` (Debian, Ubuntu) or `dnf install postgresql-server` (Fedora)"
 
-// Require skips the test, loudly, if there is no PostgreSQL. If the environment variable CI or CACHEASIDE_REQUIRE_POSTGRES is
-// not empty it fails the test instead.
-func Require(t testing.TB) {
+// TB is what a server needs of a test: a [testing.TB] has it. A program that shows something has
+// one of its own.
+type TB interface {
+	Helper()
+	Cleanup(end func())
+	Fatal(why ...any)
+	Fatalf(format string, why ...any)
+	Skip(why ...any)
+}
+
+// Require skips the test, loudly, if there is no PostgreSQL. If the environment variable CI or
+// CACHEASIDE_REQUIRE_POSTGRES is not empty it fails the test instead.
+func Require(t TB) {
 	t.Helper()
 	if _, ok := binaries(); ok {
 		return
@@ -78,7 +89,7 @@ func isProgram(path string) bool {
 
 // Server is a PostgreSQL server.
 type Server struct {
-	t    testing.TB
+	t    TB
 	bin  string
 	dir  string // of the socket, the log and the data
 	args []string
@@ -88,13 +99,15 @@ type Server struct {
 	ended   chan struct{}
 }
 
-// Start starts a server with settings as "name=value", and returns when it serves. wal_level is logical.
-func Start(t testing.TB, settings ...string) *Server {
+// Start starts a server with settings as "name=value", and returns when it serves. wal_level is
+// logical.
+func Start(t TB, settings ...string) *Server {
 	t.Helper()
 	Require(t)
 	bin, _ := binaries()
-	// A unix socket's path may have 100 bytes, which t.TempDir exceeds, and only root may enter that.
-	dir, err := os.MkdirTemp("", "pg") //nolint:usetesting // see above
+	// A unix socket's path may have 100 bytes, which t.TempDir exceeds, and only root may enter
+	// that.
+	dir, err := os.MkdirTemp("", "pg")
 	if err != nil {
 		t.Fatal("pgtest: ", err)
 	}
@@ -115,8 +128,8 @@ func Start(t testing.TB, settings ...string) *Server {
 	return s
 }
 
-// DSN returns the connection string of a superuser to a database; "" is the one that is always there. More settings may
-// follow, as "user=app".
+// DSN returns the connection string of a superuser to a database; "" is the one that is always
+// there. More settings may follow, as "user=app".
 func (s *Server) DSN(database string, settings ...string) string {
 	if database == "" {
 		database = "postgres"
@@ -129,7 +142,8 @@ func (s *Server) DSN(database string, settings ...string) string {
 // Socket returns the path of the server's socket.
 func (s *Server) Socket() string { return filepath.Join(s.dir, ".s.PGSQL."+port) }
 
-// Kill ends the server at once, as a crash does, and returns when it is gone. It may be called twice.
+// Kill ends the server at once, as a crash does, and returns when it is gone. It may be called
+// twice.
 func (s *Server) Kill() { s.end(crashSignal) }
 
 // Stop shuts the server down in an orderly way, without waiting for its clients to leave.
@@ -201,8 +215,8 @@ func (s *Server) launch() {
 	}
 }
 
-// run starts a process and stays until it ends, on one thread: on Linux the parent whose death ends the child is the thread
-// that started it.
+// run starts a process and stays until it ends, on one thread: on Linux the parent whose death ends
+// the child is the thread that started it.
 func run(c *exec.Cmd, started chan<- error, ended chan<- struct{}) {
 	defer close(ended)
 	runtime.LockOSThread()

@@ -15,7 +15,8 @@ const (
 	endSignal   = syscall.SIGINT  // "fast": transactions are rolled back, and clients disconnected
 )
 
-// unprivileged returns the user that runs servers if root runs the tests: that of Debian's package, or nobody.
+// unprivileged returns the user that runs servers if root runs the tests: that of Debian's package,
+// or nobody.
 func (s *Server) unprivileged() (uid, gid int, needed bool) {
 	if os.Getuid() != 0 {
 		return 0, 0, false
@@ -42,7 +43,8 @@ func (s *Server) own(dir string) {
 	}
 }
 
-// lower makes a command run as that user, in a group of processes of its own: an interrupt of the tests is not for it.
+// lower makes a command run as that user, in a group of processes of its own: an interrupt of the
+// tests is not for it.
 func (s *Server) lower(c *exec.Cmd) {
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if uid, gid, needed := s.unprivileged(); needed {
