@@ -221,6 +221,7 @@ func checkSettlingBurst(e *env) {
 }
 
 func checkSettlingFetches(e *env) {
+	e.Cleanup(forgetAges)
 	c := open[string](e, settleFor(settleLong))
 	ctx, first := e.Context(), c
 	if e.remote() {
