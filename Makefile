@@ -8,7 +8,7 @@ MODULES := $(patsubst %/,%,$(dir $(shell find . -name go.mod -not -path './bin/*
 # Tests run twice as long under the race detector, and some start servers and processes. Those that may run
 # beside others mostly wait, for a broken server above all, so more of them run at a time than there are cores.
 # One package is tested at a time: a compiler beside them makes servers late.
-TEST_TIMEOUT  := 10m
+TEST_TIMEOUT  := 15m
 TEST_PARALLEL := 4
 
 # What a target is given: how long it takes (fuzz, soak, coherence), and arguments (mutate, compare).
