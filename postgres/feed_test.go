@@ -141,11 +141,23 @@ func TestAChangeIsToldWhenItCanBeSeen(t *testing.T) {
 	r.to.await(t, "lost")
 	r.awaitAlive()
 	execute(t, admin, "ALTER SYSTEM SET synchronous_standby_names = 'one_that_is_not_there'", "SELECT pg_reload_conf()")
+	// The checkpointer puts it into effect, some time after the sessions know of it.
+	probe := connect(t, s.DSN(""))
+	probed := make(chan error, 1)
+	probing, stop := context.WithCancel(t.Context())
+	go func() {
+		var err error
+		for err == nil && probing.Err() == nil {
+			_, err = probe.Exec(t.Context(), "SELECT pg_logical_emit_message(true, 'probe', '')")
+		}
+		probed <- err
+	}()
 	require.Eventually(t, func() bool {
-		var names string
-		require.NoError(t, admin.QueryRow(t.Context(), "SHOW synchronous_standby_names").Scan(&names))
-		return names != ""
+		var waits bool
+		err := admin.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')").Scan(&waits)
+		return err == nil && waits
 	}, patience, time.Millisecond)
+	stop()
 	committed := make(chan error, 1)
 	go func() {
 		_, err := db.Exec(t.Context(), "INSERT INTO users VALUES (1)")
@@ -158,6 +170,7 @@ func TestAChangeIsToldWhenItCanBeSeen(t *testing.T) {
 	require.Zero(t, rows, "the test is about a commit that waits")
 	execute(t, admin, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
 	require.NoError(t, <-committed)
+	require.NoError(t, <-probed)
 	r.to.await(t, "tag:public.users:1")
 	r.awaitAlive()
 }

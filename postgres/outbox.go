@@ -119,6 +119,8 @@ func (o *Outbox) run(ctx context.Context, to cacheaside.Sink) error {
 
 // prepare makes the table, unless it is there.
 func (o *Outbox) prepare(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
 	var exists, standby bool
 	err := conn.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL, pg_is_in_recovery()", o.table()).Scan(&exists, &standby)
 	switch {

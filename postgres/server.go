@@ -34,6 +34,8 @@ const oldestVersion = 140000
 
 // checkServer returns an error for a server that no feed can read.
 func (s *session) checkServer(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
 	var level, keep, user string
 	var standby bool
 	err := s.ask(ctx, `SELECT current_setting('server_version_num')::int, current_setting('wal_level'),

@@ -61,7 +61,9 @@ func (s *session) read(ctx context.Context, slot string) error {
 		}
 		s.to.Lost(errSlotIsNew)
 	}
-	err = pglogrepl.StartReplication(ctx, conn, slot, 0, pglogrepl.StartReplicationOptions{
+	starting, cancel := context.WithTimeout(ctx, 2*queryTimeout)
+	defer cancel()
+	err = pglogrepl.StartReplication(starting, conn, slot, 0, pglogrepl.StartReplicationOptions{
 		Mode: pglogrepl.LogicalReplication,
 		PluginArgs: []string{
 			"proto_version '2'", "messages 'true'", "publication_names " + literal(`"`+strings.ReplaceAll(s.publication, `"`, `""`)+`"`),
@@ -96,6 +98,8 @@ func (s *session) connectStream(ctx context.Context) (*pgconn.PgConn, error) {
 // sameServer sees that both connections lead to one server. With several hosts they might not.
 func (s *session) sameServer(ctx context.Context, conn *pgconn.PgConn) error {
 	const started = "SELECT pg_postmaster_start_time()::text"
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
 	results, err := conn.Exec(ctx, started).ReadAll()
 	if err != nil {
 		return err
