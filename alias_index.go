@@ -40,8 +40,13 @@ func (a *AliasClient[T]) openIndex() (*Client[*aliasTarget], error) {
 	if err := checkName("Name", cfg.Name); err != nil {
 		return nil, err
 	}
-	opts := options{codec: Codec[*aliasTarget](aliasCodec{}), notFound: c.opts.notFound, scope: c.opts.scope,
-		fetchContext: c.opts.fetchContext, process: c.opts.process}
+	opts := options{
+		codec:        Codec[*aliasTarget](aliasCodec{}),
+		notFound:     c.opts.notFound,
+		scope:        c.opts.scope,
+		fetchContext: c.opts.fetchContext,
+		process:      c.opts.process,
+	}
 	index, err := newClient[*aliasTarget](context.Background(), c.backend, cfg, true, opts)
 	if err != nil {
 		return nil, err

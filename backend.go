@@ -290,10 +290,7 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 	if err := c.checkJSON(); err != nil {
 		return nil, err
 	}
-	if w := weigh; o.scope != nil && w != nil {
-		weigh = func(key string, value T) int { return w(c.outer(key), value) }
-	}
-	if err := c.openStore(ctx, b, named, weigh); err != nil {
+	if err := c.openStore(ctx, b, named, c.weighOuter(weigh)); err != nil {
 		c.unclaim()
 		return nil, err
 	}
@@ -303,14 +300,18 @@ func newClient[T any](ctx context.Context, b *Backend, cfg Config, named bool, o
 	if c.quick = c.store; o.scope != nil {
 		c.quick = unscoped[T]{}
 	}
-	rules := flightRules{timeout: cfg.FetchTimeout, derive: o.fetchContext, instant: c.instant, traced: len(c.watchers.tracers) > 0}
-	if b.local != nil {
-		rules.moment = b.local.moment
-	}
-	c.flights = newFlights(rules, c.clock, c.run, c.failed, c.lost)
+	c.flights = newFlights(c.flightRules(), c.clock, c.run, c.failed, c.lost)
 	c.cools()
 	c.meet(b)
 	return c, nil
+}
+
+func (c *Client[T]) flightRules() flightRules {
+	r := flightRules{timeout: c.cfg.FetchTimeout, derive: c.opts.fetchContext, instant: c.instant, traced: len(c.watchers.tracers) > 0}
+	if c.backend.local != nil {
+		r.moment = c.backend.local.moment
+	}
+	return r
 }
 
 // meet makes the cache known to its backend, and to the caches of this process that hold the same keys.

@@ -138,10 +138,10 @@ func checkScopesApart(e *env) {
 			k := first + " before " + way
 			for _, tenant := range []string{"a", "b", "a", "b"} {
 				for _, name := range []string{first, way} {
-					switch v, err := ways[name](e.as(tenant), k); {
-					case err == nil:
+					v, err := ways[name](e.as(tenant), k)
+					if err == nil {
 						require.Equal(e, tenant+"'s "+k, v, name)
-					default:
+					} else {
 						require.ErrorIs(e, err, ErrMiss, name)
 					}
 				}

@@ -143,6 +143,14 @@ func (c *Client[T]) hitInScope(ctx context.Context, q *request[T]) (r Result[T],
 	return r, false, checkKey(q.key)
 }
 
+// weighOuter returns a weigher for keys inside.
+func (c *Client[T]) weighOuter(weigh func(string, T) int) func(string, T) int {
+	if c.opts.scope == nil || weigh == nil {
+		return weigh
+	}
+	return func(inner string, value T) int { return weigh(c.outer(inner), value) }
+}
+
 // fetchOuter returns fetch for keys inside.
 func (c *Client[T]) fetchOuter(fetch FetchManyFunc[T]) FetchManyFunc[T] {
 	if c.opts.scope == nil {
