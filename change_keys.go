@@ -88,9 +88,14 @@ func (c *Client[T]) holdChanged(key string, strict bool) {
 		c.store.dropNear(key) // without the lock: what comes by the wire asks whether the key is held
 		return
 	}
-	if e := c.store.peek(key); e != nil { // a Set that comes after this look touches the key
-		c.changing.putAside(key, e, touched)
-		c.store.dropKept(key, e)
+	for ok := false; !ok; { // a Set that comes after this look touches the key
+		e := c.store.peek(key)
+		if e == nil {
+			return
+		}
+		if touched, ok = c.changing.putAside(key, e, touched); ok {
+			c.store.dropKept(key, e)
+		}
 	}
 }
 
@@ -112,12 +117,15 @@ func (s *changing[T]) hold(key string, strict bool) (touched uint64) {
 	return k.touched
 }
 
-func (s *changing[T]) putAside(key string, e *entry[T], touched uint64) {
+// putAside puts e aside, unless the key has been touched since touched was read. It returns what that is now, and whether e is aside.
+func (s *changing[T]) putAside(key string, e *entry[T], touched uint64) (now uint64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if k := s.keys[key]; k.touched == touched {
+	k := s.keys[key]
+	if ok = k.touched == touched; ok {
 		k.aside = e
 	}
+	return k.touched, ok
 }
 
 // release lets a key go. If no change holds it any more, what was put aside is handed to restore.
