@@ -57,7 +57,7 @@ var historyMutants = []mutant{
 		name:    "versions-of-a-fill-that-does-not-compare",
 		promise: "G8",
 		edits: change("lease.go", "n, err := a.script(ctx, &fillScript, k, l.token, value, px)\n\t\treturn n == 1, err",
-			"err := a.remote.write(ctx, key, &e, l.tags, took, false)\n\t\treturn err == nil, err"),
+			"err := a.remote.write(ctx, key, &e, l.tags, nil, took, false)\n\t\treturn err == nil, err"),
 		run: "TestVersionsOfTwoProcesses",
 	},
 	{
@@ -67,7 +67,7 @@ var historyMutants = []mutant{
 			{"fence.go", "\tif f.void || s.closed {\n\t\ts.mu.Unlock()", "\tif s.closed {\n\t\ts.mu.Unlock()"},
 			{
 				"lease.go", "n, err := a.script(ctx, &fillScript, k, l.token, value, px)\n\t\treturn n == 1, err",
-				"err := a.remote.write(ctx, key, &e, l.tags, took, false)\n\t\treturn err == nil, err",
+				"err := a.remote.write(ctx, key, &e, l.tags, nil, took, false)\n\t\treturn err == nil, err",
 			},
 		},
 		run: "TestLinearizability/rueidis-aside",

@@ -100,14 +100,14 @@ var writeMutants = []mutant{
 		name:    "fill-does-not-compare",
 		promise: "G8",
 		edits: change("lease.go", "n, err := a.script(ctx, &fillScript, k, l.token, value, px)\n\t\treturn n == 1, err",
-			"err := a.remote.write(ctx, key, &e, l.tags, took, false)\n\t\treturn err == nil, err"),
+			"err := a.remote.write(ctx, key, &e, l.tags, nil, took, false)\n\t\treturn err == nil, err"),
 		run: "TestAWriteByAnotherProcessVoidsAFetch",
 	},
 	{
 		name:    "refresh-does-not-compare",
 		promise: "G8",
 		edits: change("lease.go", "n, err := a.script(ctx, &replaceScript, k, l.aside.replaces, strconv.Itoa(l.aside.length), value, px)",
-			"n, err := int64(1), a.remote.write(ctx, key, &e, l.tags, took, false)"),
+			"n, err := int64(1), a.remote.write(ctx, key, &e, l.tags, nil, took, false)"),
 		run: "TestAWriteByAnotherProcessVoidsAFetch",
 	},
 	{
