@@ -258,8 +258,7 @@ func (h *history) act(plan *rand.Rand) {
 	case 4, 5:
 		h.remove([]string{k}, func() error { return h.cache.Delete(h.Context(), k) })
 	case 6:
-		// A Mutate removes what others have set by its end, and may do so at its beginning as well: it counts as two removals.
-		h.remove([]string{k, k}, func() error {
+		h.remove([]string{k}, func() error {
 			return h.cache.Mutate(h.Context(), []string{k}, func(context.Context) error {
 				h.pause(plan)
 				return nil
