@@ -323,12 +323,9 @@ func (c *Client[T]) findMany(ctx context.Context, keys []string) []sought[T] {
 		q.ended = q.shard.ended.Load()
 		c.sampled(key)
 		e := c.store.peek(key)
-		if c.changing.any.Load() > 0 {
-			var hidden bool
-			if hidden, e = c.hidden(ctx, key, e); hidden {
-				q.err = ctx.Err()
-				continue
-			}
+		if c.changing.any.Load() > 0 && c.isChangedIn(ctx, key) {
+			q.err = ctx.Err()
+			continue
 		}
 		if e != nil && c.holds(e) {
 			q.found = c.judge(e, c.clock.now())

@@ -51,7 +51,7 @@ type Client[T any] struct {
 	tagger   func(key string, value T) []string            // WithTags'; nil if that was not given
 	backend  *Backend
 	tags     tagBook      // of the backend
-	changing changing[T]  // keys that changes have declared
+	changing changing     // keys that changes have declared
 	markers  *markers     // of removals of this process; nil without Config.Settle
 	sure     atomic.Int64 // what surelyFresh takes off a deadline; see setSure
 	opts     options
@@ -153,7 +153,6 @@ func (c *Client[T]) setKey(ctx context.Context, key string, value T, ttl time.Du
 	if err != nil {
 		return c.refuse(ctx, key, err)
 	}
-	restored := c.changing.restored.Load()
 	w, err := c.fence(ctx, key, false)
 	defer c.unfence(key, w)
 	if err == nil {
@@ -164,7 +163,6 @@ func (c *Client[T]) setKey(ctx context.Context, key string, value T, ttl time.Du
 	}
 	err = c.writeError(c.store.set(ctx, key, c.entry(c.own(value), ttl, c.clock.now(), 0), tags))
 	c.tellEvictions()
-	c.forgetChanged(restored, key)
 	switch {
 	case err == nil && c.changing.isClosed(key):
 		return c.remove(ctx, key)
@@ -233,13 +231,11 @@ func (c *Client[T]) deleteKey(ctx context.Context, key string) error {
 
 // remove removes key, whose fence is up.
 func (c *Client[T]) remove(ctx context.Context, key string) error {
-	restored := c.changing.restored.Load()
 	if err := c.beforeRemoval(ctx, []string{key}, false); err != nil {
 		return err
 	}
 	c.markers.lay(key)
 	err := c.writeError(c.store.delete(ctx, key))
-	c.forgetChanged(restored, key) // after that: what has been put aside before it is as old as what was deleted
 	if err == nil {
 		c.repeats.settle(key)
 	}
@@ -262,7 +258,6 @@ func (c *Client[T]) Clear(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer c.forgetAllChanged(c.changing.restored.Load())
 	if err := c.beforeClear(ctx); err != nil {
 		return err
 	}

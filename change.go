@@ -155,7 +155,7 @@ func (c *openChange) removeLocked(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// releaseLocked lowers the fences. With restore, what this process had put aside is there again.
+// releaseLocked lowers the fences. With restore, what this process had hidden is not any more.
 func (c *openChange) releaseLocked(restore bool) {
 	if c.released {
 		return

@@ -44,7 +44,7 @@ func TestWhatADiscardKeepsAgainIsNotOlderThanADelete(t *testing.T) {
 	}
 }
 
-// TestALookupFindsWhatIsSetDuringAMutate looks a key up while it is set, which a Mutate has put aside: there is a value at all
+// TestALookupFindsWhatIsSetDuringAMutate looks a key up while it is set, which a Mutate has hidden: there is a value at all
 // times, so nothing is fetched.
 func TestALookupFindsWhatIsSetDuringAMutate(t *testing.T) {
 	c := openMemory(t)
@@ -73,6 +73,31 @@ func TestALookupFindsWhatIsSetDuringAMutate(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+	}
+}
+
+// TestASetAtTheBeginningOfAMutateIsKept sets a key while a Mutate of it begins: other callers are served that until it ends.
+func TestASetAtTheBeginningOfAMutateIsKept(t *testing.T) {
+	c := openMemory(t)
+	for range 20_000 {
+		require.NoError(t, c.Set(t.Context(), key, "old", time.Hour))
+		var begun atomic.Bool
+		set := make(chan struct{})
+		go func() {
+			defer close(set)
+			begun.Store(true)
+			_ = c.Set(t.Context(), key, "new", time.Hour)
+		}()
+		for !begun.Load() {
+			runtime.Gosched()
+		}
+		require.NoError(t, c.Mutate(t.Context(), []string{key}, func(context.Context) error {
+			<-set
+			v, err := c.Get(t.Context(), key)
+			require.NoError(t, err)
+			require.Equal(t, "new", v)
+			return nil
+		}))
 	}
 }
 

@@ -76,8 +76,18 @@ func (e *entry[T]) tagging() *tagging {
 	if e.meta&taggedBit == 0 {
 		return nil
 	}
-	return (*tagging)(table.Beside(e))
+	t := e.beside()
+	if t.hides {
+		return t.under
+	}
+	return t
 }
+
+// beside is the record behind an entry with taggedBit.
+func (e *entry[T]) beside() *tagging { return (*tagging)(table.Beside(e)) }
+
+// hidden reports whether a hit does not find e on the short way: a change has declared its key.
+func (e *entry[T]) hidden() bool { return e.meta&taggedBit != 0 && e.beside().hides }
 
 // isVoid reports whether a tag is known to have voided e, in memory: there what is known of a tag ends with that.
 func (e *entry[T]) isVoid() bool {

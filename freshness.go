@@ -21,7 +21,7 @@ func (c *Client[T]) surelyFresh(e *entry[T]) bool {
 // surelyCounts is surelyFresh for an entry with tags. It is a function of its own so that the other is small enough to be
 // inlined.
 func (c *Client[T]) surelyCounts(e *entry[T]) bool {
-	return e.meta&(negativeBit|taggedBit) == taggedBit && e.tagging().holds(c.clock) &&
+	return e.meta&(negativeBit|taggedBit) == taggedBit && e.beside().holds(c.clock) &&
 		c.clock.before(e.deadline-c.sure.Load()-e.early())
 }
 
@@ -66,11 +66,8 @@ type found[T any] struct {
 // find looks key up, of which peek has returned kept. An error matches ErrUnavailable, ErrInvalidValue, or
 // is the context's.
 func (c *Client[T]) find(ctx context.Context, key string, kept *entry[T]) (found[T], error) {
-	if c.changing.any.Load() > 0 {
-		var hidden bool
-		if hidden, kept = c.hidden(ctx, key, kept); hidden {
-			return found[T]{state: absent}, ctx.Err()
-		}
+	if c.changing.any.Load() > 0 && c.isChangedIn(ctx, key) {
+		return found[T]{state: absent}, ctx.Err()
 	}
 	if kept != nil {
 		if f := c.judge(kept, c.clock.now()); f.state != absent {

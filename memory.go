@@ -108,6 +108,15 @@ func (m *memory[T]) dropKept(key string, e *entry[T]) {
 	m.DeleteIf(key, func(current *entry[T]) bool { return current == e })
 }
 
+func (m *memory[T]) mark(key string, e *entry[T], hidden bool, weight uint32) bool {
+	t, again := e.tagging(), *e
+	again.meta &^= taggedBit
+	if hidden {
+		t = &tagging{hides: true, under: t}
+	}
+	return m.put(key, again, t, weight, func(current *entry[T]) bool { return current == e }) == table.Stored
+}
+
 func (m *memory[T]) suspend() {
 	m.shut.Add(1)
 	m.Clear()

@@ -56,11 +56,9 @@ func (c *Client[T]) fenceAllOf(ctx context.Context, keys []string) (unfence func
 // that fail tried again.
 func (c *Client[T]) invalidate(ctx context.Context, keys []string) error {
 	c.markers.lay(keys...)
-	restored := c.changing.restored.Load()
 	ctx = context.WithoutCancel(ctx)
 	_ = c.beforeRemoval(ctx, keys, true) // it is tried again, and whatever fails it fails what follows
 	failed, cause := c.store.deleteMany(ctx, keys)
-	c.forgetChanged(restored, keys...)
 	if cause == nil {
 		return nil
 	}

@@ -243,6 +243,8 @@ func (r *remote[T]) dropNear(string) {}
 
 func (r *remote[T]) dropKept(string, *entry[T]) {}
 
+func (r *remote[T]) mark(string, *entry[T], bool, uint32) bool { return false }
+
 func (r *remote[T]) dropAllNear() {}
 
 func (r *remote[T]) suspend() {}

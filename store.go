@@ -56,7 +56,10 @@ type store[T any] interface {
 	// With suspend nothing comes after it, until resume.
 	// dropKept is dropNear unless what is kept is another entry than this one.
 	dropNear(key string)
+	// mark makes e, if it is what is kept, one that a hit does not find on the short way, or does again. It reports whether it was, and has
+	// room still. Only a store in this process has it.
 	dropKept(key string, e *entry[T])
+	mark(key string, e *entry[T], hidden bool, weight uint32) bool
 	dropAllNear()
 	suspend()
 	resume()
@@ -143,6 +146,7 @@ func (noop[T]) clear(context.Context) error                                    {
 func (noop[T]) figures() (int, uint64, uint64)                                 { return 0, 0, 0 }
 func (noop[T]) dropNear(string)                                                {}
 func (noop[T]) dropKept(string, *entry[T])                                     {}
+func (noop[T]) mark(string, *entry[T], bool, uint32) bool                      { return false }
 func (noop[T]) dropAllNear()                                                   {}
 func (noop[T]) suspend()                                                       {}
 func (noop[T]) resume()                                                        {}

@@ -8,11 +8,9 @@ import "context"
 func (c *Client[T]) dropKeys(keys []string) {
 	for _, key := range keys {
 		w, _ := c.fence(context.Background(), key, false) // the context does not end, so there is no error
-		restored := c.changing.restored.Load()
 		c.dropAliases(key)
 		c.markers.lay(key)
 		c.store.dropNear(key)
-		c.forgetChanged(restored, key)
 		c.unfence(key, w)
 	}
 }
@@ -20,10 +18,8 @@ func (c *Client[T]) dropKeys(keys []string) {
 // dropAll is dropKeys for every key.
 func (c *Client[T]) dropAll() {
 	_ = c.flights.fenceAll(context.Background()) // nil: the context does not end
-	restored := c.changing.restored.Load()
 	c.dropAliases()
 	c.store.dropAllNear()
-	c.forgetAllChanged(restored)
 	c.flights.unfenceAll()
 }
 
@@ -32,9 +28,7 @@ func (c *Client[T]) dropAll() {
 func (c *Client[T]) suspend() {
 	c.repeats.suspend()
 	c.dropAliases()
-	restored := c.changing.restored.Load()
 	c.store.suspend()
-	c.forgetAllChanged(restored)
 }
 
 func (c *Client[T]) resume() {

@@ -30,6 +30,11 @@ type tagging struct {
 	first atomic.Pointer[tagMark]
 	more  atomic.Pointer[[]*tagMark]
 	void  atomic.Bool // a tag has been invalidated since: the value counts for nothing, for good
+
+	// hides is on a record that stands in the place of the one under it, which may be nil, and of which nothing is ever known: so a hit is
+	// not found on the short way.
+	hides bool
+	under *tagging
 }
 
 // tagMark is what this process knows of a tag, from one invalidation to the next. In memory it is over when the tag is

@@ -92,20 +92,26 @@ var changeMutants = []mutant{
 	{
 		name:    "changes-what-was-deleted-meanwhile-comes-back",
 		promise: "changes",
-		edits:   change("cache.go", "\tc.forgetChanged(restored, key) // after that: what has been put aside before it is as old as what was deleted\n", "\t_ = restored\n"),
-		run:     "TestConformance/memory/changes_Discard",
-	},
-	{
-		name:    "changes-what-a-discard-keeps-again-outlives-a-clear",
-		promise: "changes",
-		edits:   change("change_keys.go", "\tfor c.changing.forgetAll(); c.changing.restored.Load() != restored; c.changing.forgetAll() {\n", "\tfor c.changing.forgetAll(); false; c.changing.forgetAll() {\n"),
+		edits:   change("memory.go", "func(current *entry[T]) bool { return current == e }) == table.Stored", "nil) == table.Stored"),
 		run:     "TestWhatADiscardKeepsAgainIsNotOlderThanADelete",
 	},
 	{
-		name:    "changes-what-is-set-meanwhile-is-looked-for-once",
+		name:    "changes-a-set-that-meets-the-beginning-is-dropped",
 		promise: "changes",
-		edits:   change("change_keys.go", "\treturn peek(key)\n", "\t_ = peek\n\treturn nil\n"),
-		run:     "TestALookupFindsWhatIsSetDuringAMutate",
+		edits:   change("change_keys.go", "\t\t\tc.store.dropKept(key, e) //", "\t\t\tc.store.dropNear(key) //"),
+		run:     "TestASetAtTheBeginningOfAMutateIsKept",
+	},
+	{
+		name:    "changes-what-is-hidden-is-gone",
+		promise: "changes",
+		edits:   change("entry.go", "\t\treturn t.under\n", "\t\treturn t\n"),
+		run:     "TestConformance/memory/changes_Discard",
+	},
+	{
+		name:    "changes-what-is-hidden-is-a-hit",
+		promise: "G27",
+		edits:   change("memory.go", "hides: true, under: t", "hides: false, under: t"),
+		run:     "TestConformance/memory/G27_a_lookup_inside",
 	},
 	{
 		name:    "changes-one-left-open-holds-for-ever",
