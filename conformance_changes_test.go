@@ -468,6 +468,9 @@ func checkDiscard(e *env) {
 	served(e, e.Context(), c, key, "old")
 	_, err := c.Get(e.Context(), "set")
 	require.ErrorIs(e, err, ErrMiss, "what was deleted meanwhile does not come back")
+	if kept := c.store.peek(key); kept != nil {
+		require.False(e, kept.hidden(), "a hit takes the short way again")
+	}
 	require.NoError(e, c.InvalidateTags(e.Context(), "t"))
 	_, err = c.Get(e.Context(), key)
 	require.ErrorIs(e, err, ErrMiss, "it has its tags still")

@@ -110,7 +110,7 @@ var changeMutants = []mutant{
 	{
 		name:    "changes-what-is-hidden-is-a-hit",
 		promise: "G27",
-		edits:   change("memory.go", "hides: true, under: t", "hides: false, under: t"),
+		edits:   change("freshness.go", "e.beside().holds(c.clock) &&", "(e.hidden() || e.beside().holds(c.clock)) &&"),
 		run:     "TestConformance/memory/G27_a_lookup_inside",
 	},
 	{
