@@ -59,7 +59,7 @@ func (a *AliasClient[T]) getMany(ctx context.Context, aliases []string) (map[str
 	for alias, t := range targets {
 		if v, ok := values[t.key]; ok && a.has(v, t.key, alias) {
 			all[alias] = aliasFound[T]{aliasHeld, v}
-			a.remember(ctx, t, alias)
+			a.remember(t, alias)
 		} else {
 			all[alias] = aliasFound[T]{state: aliasLost}
 		}

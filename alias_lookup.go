@@ -178,7 +178,7 @@ func (a *AliasClient[T]) lookByKey(ctx context.Context, q *aliasRequest[T], t *a
 	case err == nil && !a.has(r.Value, t.key, q.alias):
 		return r, new(aliasOutcome[T]), nil
 	case err == nil:
-		a.remember(ctx, t, q.alias)
+		a.remember(t, q.alias)
 	case c.isNotFound(err): // the key has none; the alias may have another
 		return r, new(aliasOutcome[T]), nil
 	}
@@ -186,7 +186,7 @@ func (a *AliasClient[T]) lookByKey(ctx context.Context, q *aliasRequest[T], t *a
 }
 
 // remember notes the entry under the key, if it has the alias, so that the next hit need not ask.
-func (a *AliasClient[T]) remember(ctx context.Context, t *aliasTarget, alias string) {
+func (a *AliasClient[T]) remember(t *aliasTarget, alias string) {
 	c := a.client
 	if c.opts.scope != nil {
 		return // the key of its entry depends on the context
@@ -194,7 +194,6 @@ func (a *AliasClient[T]) remember(ctx context.Context, t *aliasTarget, alias str
 	if e := c.store.peek(t.key); e != nil && !e.negative() && t.known.Load() != any(e) && a.has(e.value, t.key, alias) {
 		t.known.Store(e)
 	}
-	_ = ctx
 }
 
 // fetchByKey fetches the value of key by the alias that leads to it.

@@ -203,11 +203,13 @@ func TestAStandbyIsAliveWhileTheReaderKeepsUp(t *testing.T) {
 	second := run(t, quiet(postgres.Feed{DSN: dsn, Slot: slot}))
 	second.awaitAlive()
 	require.NoError(t, postgres.Emit(t.Context(), db, cacheaside.Tags("first")...))
-	time.Sleep(2 * time.Second)
-	before := first.to.alive.Load() + second.to.alive.Load()
-	time.Sleep(2 * time.Second)
-	require.Equal(t, before, first.to.alive.Load()+second.to.alive.Load(), "one does not get on, and both know")
-	require.Greater(t, f.Lag(), 2*time.Second)
+	alive := int64(-1)
+	require.Eventually(t, func() bool {
+		before := alive
+		alive = first.to.alive.Load() + second.to.alive.Load()
+		return alive == before
+	}, patience, 2*time.Second, "one does not get on, and both know")
+	require.Eventually(t, func() bool { return f.Lag() > 2*time.Second }, patience, 10*time.Millisecond)
 	release()
 	first.awaitAlive()
 	second.awaitAlive()

@@ -61,13 +61,13 @@ var policyMutants = []mutant{
 	{
 		name:    "override-is-ignored",
 		promise: "OverrideTTL",
-		edits:   change("fetch.go", "\t\tf.ttl.Store(max(int64(ttl), 0))\n", "\t\t_ = f\n"),
+		edits:   change("fetch_context.go", "\t\tf.ttl.Store(max(int64(ttl), 0))\n", "\t\t_ = f\n"),
 		run:     "TestConformance/memory/OverrideTTL_",
 	},
 	{
 		name:    "skip-is-ignored",
 		promise: "SkipStore",
-		edits:   change("fetch.go", "\t\tf.skipStore.Store(true)\n", "\t\t_ = f\n"),
+		edits:   change("fetch_context.go", "\t\tf.skipStore.Store(true)\n", "\t\t_ = f\n"),
 		run:     "TestConformance/memory/SkipStore_",
 	},
 	{
